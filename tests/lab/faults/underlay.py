@@ -1,0 +1,102 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The underlay: hosts cut off, peers unrouted, and losses in the fabric that no host can see the reason of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .changes import Command, LinkDown, NftTable
+from .model import ANY, Broken, Change, Expect, Fault, overlay_between, overlay_touching
+
+UNREACHABLE = "underlay-unreachable"
+UNEXPLAINED = ("unexplained-loss", "data-udp-blocked-network")
+
+CUT_OFF = (
+    Broken("host", "$host", ANY, "$host to every other host"),
+    Broken("host", ANY, "$host", "every other host to $host"),
+    Broken("node", ANY, "$host", "$host is down for the managers"),
+    Broken("node", "$host", ANY, "every other node is down for the manager $host"),
+    Broken("published", "outside", "$host", "published ports of $host"),
+    Broken("egress-overlay", "$host", "outside", "containers of $host to the outside"),
+    Broken("egress-bridge", "$host", "outside", "containers of $host to the outside"),
+    *overlay_touching(),
+)
+ONE_PEER = (
+    Broken("host", "$host", "$peer", "$host to $peer"),
+    Broken("host", "$peer", "$host", "$peer to $host"),
+    *overlay_between(),
+)
+
+
+def cut_off(variant: str, summary: str, change: Change, withdraws: Literal["others", "all"] = "all") -> Fault:
+    expect = Expect((UNREACHABLE,), ("underlay",), CUT_OFF)
+    return Fault(UNREACHABLE + variant, summary, (change,), expect, settle=90, withdraws=withdraws)
+
+
+def no_route(variant: str, summary: str, kind: str) -> Fault:
+    route = f"{kind} $peer_address/32"
+    change = Command(f"ip route add {route}", f"ip route del {route}")
+    return Fault(
+        UNREACHABLE + variant, summary, (change,), Expect((UNREACHABLE,), ("underlay", "host-stack"), ONE_PEER)
+    )
+
+
+def lost(
+    variant: str, summary: str, rule: str, pairs: tuple[Broken, ...], hosts: tuple[str, ...] = ("$host",)
+) -> Fault:
+    body = f"  chain forward {{\n    type filter hook forward priority 0; policy accept;\n    {rule}\n  }}"
+    change = NftTable("bridge", "loss_$host", body, "fabric")
+    return Fault(UNEXPLAINED[0] + variant, summary, (change,), Expect(UNEXPLAINED, ("underlay",), pairs, hosts))
+
+
+BOTH_WAYS = 'udp dport $tunnel meta iifname "$port" drop; udp dport $tunnel meta oifname "$port" drop'
+SILENCE = """\
+  chain forward {
+    type filter hook forward priority 0; policy accept;
+    iifname "$port" drop
+    oifname "$port" drop
+  }
+  chain input {
+    type filter hook input priority 0; policy accept;
+    iifname "$port" drop
+  }
+  chain output {
+    type filter hook output priority 0; policy accept;
+    oifname "$port" drop
+  }"""
+
+FAULTS = (
+    cut_off("", "eth0 is down on the host", LinkDown("eth0"), "others"),
+    cut_off(":port", "the host's port on the switch is down: its NIC has no carrier", LinkDown("$port", "fabric")),
+    cut_off(
+        ":silence",
+        "the fabric drops everything from and to the host",
+        NftTable("bridge", "silence_$host", SILENCE, "fabric"),
+    ),
+    no_route(":blackhole", "a blackhole route to a peer", "blackhole"),
+    no_route(":unreachable", "an unreachable route to a peer", "unreachable"),
+    no_route(":wrong-gateway", "a route to a peer through an address nobody has", "via 192.0.2.250"),
+    lost("", "the fabric drops the tunnel port, both ways", BOTH_WAYS, overlay_touching()),
+    lost(
+        ":in",
+        "the fabric drops the tunnel port towards the host",
+        'udp dport $tunnel oifname "$port" drop',
+        overlay_touching(),
+    ),
+    lost(
+        ":out",
+        "the fabric drops the tunnel port from the host",
+        'udp dport $tunnel iifname "$port" drop',
+        overlay_touching(),
+    ),
+    lost(
+        ":one-pair",
+        "the fabric drops the tunnel port from the host to one peer",
+        'udp dport $tunnel iifname "$port" oifname "$peer_port" drop',
+        overlay_between(),
+        ("$host", "$peer"),
+    ),
+)
