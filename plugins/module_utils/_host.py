@@ -1,0 +1,51 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host itself: names, kernel, distribution."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from typing import Any
+
+from ansible_collections.crosshost.doctor.plugins.module_utils._files import read_text
+from ansible_collections.crosshost.doctor.plugins.module_utils._libraries import Libraries
+
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """The assignments of an os-release file, without their quotes."""
+    found = {}
+    for line in text.splitlines():
+        name, equals, words = line.strip().partition("=")
+        if equals and name and not name.startswith("#"):
+            found[name] = words.strip("\"'")
+    return found
+
+
+def _line(path: str) -> str | None:
+    return (read_text(path, 4096) or "").strip() or None
+
+
+def read_host(libraries: Libraries) -> dict[str, Any]:
+    """The C(host) facts."""
+    release = parse_os_release(next(filter(None, map(read_text, OS_RELEASE)), ""))
+    uptime = (read_text("/proc/uptime", 64) or "").split()
+    return {
+        "hostname": socket.gethostname(),
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "python": platform.python_version(),
+        "distribution": {"id": release.get("ID"), "version": release.get("VERSION_ID")},
+        "machine_id": _line("/etc/machine-id"),
+        "boot_id": _line("/proc/sys/kernel/random/boot_id"),
+        "uptime": float(uptime[0]) if uptime else None,
+        "root": os.geteuid() == 0,
+        "ipvs": os.path.exists("/proc/net/ip_vs"),
+        "br_netfilter": os.path.isdir("/proc/sys/net/bridge"),
+        "libraries": {**libraries.versions, "origin": libraries.origin},
+    }
