@@ -1,0 +1,170 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Observations: what the probes of each pair showed, over one or two rounds.
+
+A pair that failed in the first round is asked again before anything is said about it: a loss that does not come
+back is the network's ordinary life, or a state that was still in flux.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import (
+    PATH,
+    SERVICE,
+    SIGNAL,
+    Facts,
+    Pair,
+    Probe,
+)
+
+ANSWERED = {"ok", "open", "answered", "nodata"}
+PROVES_PATH = ANSWERED | {"refused", "nxdomain", "servfail", "incomplete"}
+ROUNDS = ("first", "again")
+
+
+def _not_sent(result: Facts) -> bool:
+    """Nothing left: the namespace was gone, or a socket not allowed. That says nothing about the path.
+
+    A packet that the host's own filter refuses (EPERM) counts as sent.
+    """
+    return result["status"] == "error" and not result.get("sent")
+
+
+def layer_state(probe: Probe, result: Facts | None) -> str:
+    """One layer of a pair: ok, degraded, failed, unknown, skipped."""
+    if result is None or result["status"] == "skipped" or _not_sent(result):
+        return "skipped"
+    status = result["status"]
+    if probe.expects == SIGNAL:
+        return "failed" if status == "unreachable" else ("ok" if status in PROVES_PATH else "unknown")
+    working = ANSWERED if probe.expects == SERVICE or probe.layer in ("http", "dns") else PROVES_PATH
+    if status not in working:
+        return "failed"
+    lost = probe.layer == "icmp" and 0 < result.get("received", 0) < result.get("sent", 0)
+    return "degraded" if lost else "ok"
+
+
+@dataclass
+class Observation:
+    """A pair and what each round saw of it."""
+
+    pair: Pair
+    rounds: dict[str, dict[str, Facts]] = field(default_factory=dict)  # round -> layer key -> result
+
+    @property
+    def results(self) -> dict[str, Facts]:
+        """The newest result of each layer."""
+        newest: dict[str, Facts] = {}
+        for label in ROUNDS:
+            newest.update(self.rounds.get(label) or {})
+        return newest
+
+    def layers(self, label: str | None = None) -> dict[str, str]:
+        results = self.results if label is None else self.rounds.get(label) or {}
+        return {probe.key: layer_state(probe, results.get(probe.key)) for probe in self.pair.probes}
+
+    def verdict(self, label: str | None = None) -> str:
+        """ok, degraded, failed or untested; over all rounds a pair has failed only if it failed in each."""
+        if label is None and len(self._asked) > 1:
+            verdicts = [self.verdict(one) for one in self._asked]
+            if "failed" in verdicts:
+                return "failed" if set(verdicts) == {"failed"} else "degraded"
+        states = self.layers(label)
+        by_need: dict[str, list[str]] = {}
+        for probe in self.pair.probes:
+            if states[probe.key] != "skipped":
+                by_need.setdefault(probe.expects, []).append(states[probe.key])
+        asked = [state for need, group in by_need.items() if need != SIGNAL for state in group]
+        if not asked:
+            return "untested"
+        required = (by_need.get(PATH) or []) + (by_need.get(SERVICE) or [])
+        if "failed" in required or all(state == "failed" for state in asked):
+            return "failed"
+        return "degraded" if "degraded" in asked else "ok"
+
+    @property
+    def _asked(self) -> list[str]:
+        return [label for label in ROUNDS if label in self.rounds]
+
+    @property
+    def broken(self) -> bool:
+        """It failed in every round that asked."""
+        return self.verdict() == "failed"
+
+    def failed_layers(self) -> list[str]:
+        return [key for key, state in self.layers().items() if state == "failed"]
+
+    @property
+    def reached(self) -> bool:
+        """Something came back: whatever fails above it, the path is there."""
+        return any(result["status"] in PROVES_PATH for key, result in self.results.items() if key != "dns")
+
+    def public(self, explained_by: list[str], broken_at: Facts | None) -> Facts:
+        """The pair as report.json has it."""
+        return {
+            "id": self.pair.id,
+            "src": self.pair.src.public(),
+            "dst": self.pair.dst.public(),
+            "network": self.pair.network,
+            "layers": self.layers(),
+            "verdict": self.verdict(),
+            "broken_at": broken_at,
+            "explained_by": explained_by,
+        }
+
+
+def observe(fleet: Fleet, plans: dict[str, list[Pair]]) -> list[Observation]:
+    """Join the plans of all rounds with the results of all hosts."""
+    results: dict[str, dict[str, Facts]] = {}
+    for host in fleet.hosts.values():
+        for label, probes in host.probes.items():
+            for result in probes.get("results") or []:
+                results.setdefault(label, {})[result["id"]] = result
+    observations: dict[str, Observation] = {}
+    for label in ROUNDS:
+        for pair in plans.get(label) or []:
+            observation = observations.setdefault(pair.id, Observation(pair))
+            found = {
+                probe.key: results.get(label, {})[pair.probe_id(probe)]
+                for probe in pair.probes
+                if pair.probe_id(probe) in results.get(label, {})
+            }
+            if found:
+                observation.rounds[label] = found
+    for observation in observations.values():
+        if _end_is_gone(fleet, observation.pair):
+            observation.rounds.clear()
+    _forgive_policy(list(observations.values()))
+    return list(observations.values())
+
+
+def _end_is_gone(fleet: Fleet, pair: Pair) -> bool:
+    """A container at either end stopped while the run went on: its namespace is missing from the newest reading."""
+    for end in (pair.src, pair.dst):
+        host = fleet.hosts.get(end.host or "")
+        if host is None or len(host.readings) < 2:
+            continue
+        ports = {probe.port for probe in pair.probes} if end.kind == "published-port" else set()
+        for container in host.facts.containers:
+            published = {row.get("host_port") for row in container.get("ports") or []}
+            meant = container["id"] == end.container_id or bool(ports & published)
+            if meant and container.get("netns") and host.latest.namespace(container["netns"]) is None:
+                return True
+    return False
+
+
+def _forgive_policy(observations: list[Observation]) -> None:
+    """Take a container's way out only by what answers its own host: the rest is the policy of the one asked."""
+    hosts = {o.pair.hosts: o for o in observations if o.pair.kind == "host"}
+    for observation in observations:
+        below = hosts.get(observation.pair.hosts)
+        if observation.pair.kind != "egress" or below is None or not below.reached:
+            continue
+        for label, results in observation.rounds.items():
+            states = below.layers(label if label in below.rounds else None)
+            observation.rounds[label] = {k: r for k, r in results.items() if states.get(k) not in ("failed", "skipped")}
