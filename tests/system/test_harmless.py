@@ -1,0 +1,82 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A diagnosis leaves every host as it found it, also when it is cut short."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.fleet import Host
+from tests.lab.snapshot import difference
+from tests.playbook import command, environment
+from tests.system.expectations import run
+
+RUN_BASE = "/run/crosshost.doctor"
+OUTLIVES = 30.0  # seconds: what a killed run may still be busy with on a host
+
+
+def test_every_host_is_byte_identical_after_a_diagnosis(lab: Lab, tmp_path: Path) -> None:
+    with lab.broken("data-udp-blocked-host-fw:nft-no-counter"):  # so that both rounds run
+        before = lab.snapshot()
+        done = run(lab, tmp_path)
+        after = lab.snapshot()
+    assert done.report["verdict"] == "broken"
+    assert difference(before, after) == []
+
+
+def test_a_diagnosis_in_check_mode_is_the_same_diagnosis(lab: Lab, tmp_path: Path) -> None:
+    before = lab.snapshot()
+    done = run(lab, tmp_path, "--check", "--diff")
+    assert done.code == 0, done.output
+    assert done.report["verdict"] == "healthy"
+    assert {pair["verdict"] for pair in done.report["pairs"]} == {"ok"}
+    assert difference(before, lab.snapshot()) == []
+
+
+def python_processes(host: Host) -> list[str]:
+    lines = host.run(["ps", "-eo", "pid,args"]).stdout.splitlines()
+    return [line for line in lines if "python3" in line and "ps -eo" not in line]
+
+
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, "path_probe"), (signal.SIGKILL, "overlay_facts")])
+def test_a_run_that_is_cut_short_leaves_nothing_running_and_the_next_clears_up(
+    lab: Lab, tmp_path: Path, number: signal.Signals, after: str
+) -> None:
+    baseline = {host.name: len(python_processes(host)) for host in lab.docker_hosts}
+    inventory, folder = lab.write_inventory(tmp_path / "inventory.ini"), tmp_path / "cut"
+    with open(tmp_path / "output", "w") as output:
+        playbook = subprocess.Popen(
+            command(inventory, folder), stdout=output, stderr=output, env=environment(), start_new_session=True
+        )
+        wanted = "Probe]" if after == "path_probe" else "Read cluster"
+        wait(lambda: wanted in (tmp_path / "output").read_text(), 60, f"no task {wanted}")
+        time.sleep(0.3)
+        os.killpg(playbook.pid, number)
+        playbook.wait(timeout=60)
+    for host in lab.docker_hosts:
+        wait(
+            lambda host=host: len(python_processes(host)) <= baseline[host.name],  # type: ignore[misc]
+            OUTLIVES,
+            f"{host.name} still runs {python_processes(host)}",
+        )
+        assert [p.name for p in host.path("/tmp").iterdir() if "ansible" in p.name or "crosshost" in p.name] == []
+    done = run(lab, tmp_path)
+    assert done.report["verdict"] == "healthy"
+    for host in lab.docker_hosts:
+        assert not host.path(RUN_BASE).exists()
+
+
+def wait(condition: object, seconds: float, why: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, why
+        time.sleep(0.1)
