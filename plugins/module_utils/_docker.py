@@ -17,10 +17,17 @@ from types import ModuleType
 from typing import Any
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._commands import find, run_bounded
+from ansible_collections.crosshost.doctor.plugins.module_utils._daemon import (
+    is_mounted_over,
+    kv_store,
+    read_daemon_flags,
+    upstreams,
+)
 from ansible_collections.crosshost.doctor.plugins.module_utils._docker_rows import (
     container_row,
     daemon_config,
     engine_row,
+    managers_view,
     network_row,
     node_row,
     relevant_tasks,
@@ -53,6 +60,8 @@ EMPTY_ENGINE: dict[str, Any] = {
     "firewall_backend": None,
     "data_root": None,
     "daemon_config": {},
+    "daemon_flags": {},
+    "kv": None,
     "pid": None,
     "unit": None,
 }
@@ -67,6 +76,8 @@ EMPTY_SWARM: dict[str, Any] = {
     "data_path_addr": None,
     "data_path_port": None,
     "managers": [],
+    "managers_view": [],
+    "certificate": None,
     "nodes": [],
     "services": [],
     "tasks": [],
@@ -124,6 +135,8 @@ def read_engine(missing: list[dict[str, str]]) -> tuple[dict[str, Any], str | No
     if pid is not None and not os.path.isdir(f"/proc/{pid}"):
         pid = None  # a pid file that outlived its engine
     engine = dict(EMPTY_ENGINE, state=state, error=error, daemon_config=daemon_config(config), pid=pid)
+    engine["daemon_flags"] = read_daemon_flags(pid)
+    engine["kv"] = kv_store({**engine["daemon_config"], **engine["daemon_flags"]})
     engine["unit"] = None if state == "absent" else unit_state()
     return engine, path if state == "running" else None
 
@@ -211,6 +224,17 @@ def swarm_on_disk(data_root: str | None) -> dict[str, Any]:
     }
 
 
+def configured_root(engine: dict[str, Any]) -> str | None:
+    """The data root that the daemon's configuration sets, which an engine that is down cannot tell."""
+    configured = {**engine["daemon_config"], **engine["daemon_flags"]}.get("data-root")
+    return configured if isinstance(configured, str) and configured else None
+
+
+def node_certificate(data_root: str | None) -> str:
+    """Where a Swarm node keeps its certificate."""
+    return os.path.join(data_root or DATA_ROOT, "swarm", "certificates", "swarm-node.crt")
+
+
 def _host(value: Any) -> str | None:
     """The address of C(192.0.2.11:2377), C([2001:db8::1]:2377) or of an address alone."""
     text = str(value or "")
@@ -237,6 +261,7 @@ def read_swarm(client: Engine, info: dict[str, Any]) -> dict[str, Any]:
             if name == "tasks":
                 answers = relevant_tasks(answers)
             swarm[name] = [row(answer) for answer in answers]
+        swarm["managers_view"] = managers_view(swarm["nodes"])
     return swarm
 
 
@@ -259,8 +284,11 @@ def chosen(name: str | None, identifier: str | None, wanted: list[str]) -> bool:
     return any(word == name or (len(word) >= 10 and (identifier or "").startswith(word)) for word in wanted)
 
 
-def read_containers(client: Engine, wanted: list[str]) -> list[dict[str, Any]]:
-    """The C(containers) facts of those that have a process; one that ends while we read is noted and left out."""
+def read_containers(client: Engine, wanted: list[str], fallback: list[str] | None = None) -> list[dict[str, Any]]:
+    """The C(containers) facts of those that have a process; one that ends while we read is noted and left out.
+
+    @param fallback: the name servers behind the engine's own for containers that have none of theirs.
+    """
     rows = []
     for listed in client.ask("containers", "containers", client.client.containers) or []:
         identifier = str(listed.get("Id"))
@@ -271,19 +299,23 @@ def read_containers(client: Engine, wanted: list[str]) -> list[dict[str, Any]]:
         row = container_row(listed, inspected)
         if wanted and not any(chosen(each["network"], each["network_id"], wanted) for each in row["endpoints"]):
             continue
-        _complete_container(row, client.missing)
+        _complete_container(row, client.missing, fallback)
         rows.append(row)
     return rows
 
 
-def _complete_container(row: dict[str, Any], missing: list[dict[str, str]]) -> None:
+def _complete_container(row: dict[str, Any], missing: list[dict[str, str]], fallback: list[str] | None = None) -> None:
     """The namespace and the resolver configuration, which only the process can tell."""
     if not row["pid"]:
         return
     with contextlib.suppress(OSError):
         row["netns"] = str(identity(f"/proc/{row['pid']}/ns/net")[1])
     try:
-        row["dns"] = resolv_conf(read_below(f"/proc/{row['pid']}/root", "/etc/resolv.conf"))
+        text = read_below(f"/proc/{row['pid']}/root", "/etc/resolv.conf")
+        row["dns"].update(resolv_conf(text))
+        mountinfo = read_text(f"/proc/{row['pid']}/mountinfo") or ""
+        row["dns"]["mounted"] = row["dns"]["mounted"] or is_mounted_over(mountinfo)
+        row["dns"]["upstreams"] = upstreams(row, text, fallback)
     except OSError as exc:
         what = f"resolv.conf of container {row['name'] or row['id']}"
         missing.append({"section": "containers", "what": what, "why": exc.strerror or str(exc)})

@@ -21,6 +21,7 @@ DAEMON_KEYS = frozenset(
         "bip",
         "bridge",
         "cluster-advertise",
+        "cluster-store",
         "data-root",
         "debug",
         "default-address-pools",
@@ -58,7 +59,7 @@ DAEMON_KEYS = frozenset(
 NETWORK_OPTION_PREFIX = "com.docker.network."
 NETWORK_OPTIONS = frozenset(("encrypted", "parent", "macvlan_mode", "ipvlan_mode", "ipvlan_flag"))
 TASK_HISTORY = frozenset(("failed", "rejected"))
-_USERINFO = re.compile(r"://[^/@\s]*@")
+_USERINFO = re.compile(r"://[^/\s]*@")  # up to the last @: several addresses may each have one
 
 
 def _table(value: Any) -> Mapping[str, Any]:
@@ -162,6 +163,20 @@ def node_row(node: Mapping[str, Any]) -> dict[str, Any]:
         if manager
         else None,
     }
+
+
+def managers_view(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The managers of the cluster as one of them sees them, from its nodes."""
+    return [
+        {
+            "node_id": node["id"],
+            "addr": node["manager"]["addr"],
+            "leader": node["manager"]["leader"],
+            "reachability": node["manager"]["reachability"],
+        }
+        for node in nodes
+        if node["manager"]
+    ]
 
 
 def service_row(service: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,13 +330,24 @@ def container_row(listed: Mapping[str, Any], inspected: Mapping[str, Any]) -> di
             }
             for port in _list(listed.get("Ports"))
         ],
-        "dns": {"nameservers": [], "search": [], "options": []},
+        "dns": {"nameservers": [], "search": [], "options": [], **_dns(inspected)},
         "endpoints": [
             _endpoint(network, endpoint)
             for network, endpoint in _table(
                 _table(inspected.get("NetworkSettings") or listed.get("NetworkSettings")).get("Networks")
             ).items()
         ],
+    }
+
+
+def _dns(inspected: Mapping[str, Any]) -> dict[str, Any]:
+    """The name servers a container was started with, and whether its resolv.conf is a file of the user's."""
+    host = _table(inspected.get("HostConfig"))
+    mounts = [_table(mount).get("Destination") for mount in _list(inspected.get("Mounts"))]
+    mounts += [":".join(str(bind).split(":")[1:2]) for bind in _list(host.get("Binds"))]
+    return {
+        "upstreams": [str(server) for server in _list(host.get("Dns")) if server],
+        "mounted": "/etc/resolv.conf" in mounts,
     }
 
 

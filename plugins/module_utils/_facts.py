@@ -10,6 +10,7 @@ a line in C(missing).
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._docker import (
     EMPTY_SWARM,
     Engine,
     complete_engine,
+    configured_root,
+    node_certificate,
     read_containers,
     read_engine,
     read_networks,
@@ -28,7 +31,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._docker import (
     swarm_on_disk,
 )
 from ansible_collections.crosshost.doctor.plugins.module_utils._fdb import read_fdb, read_neighbours
-from ansible_collections.crosshost.doctor.plugins.module_utils._host import read_host
+from ansible_collections.crosshost.doctor.plugins.module_utils._host import host_parts, note_reload, read_host
 from ansible_collections.crosshost.doctor.plugins.module_utils._libraries import load
 from ansible_collections.crosshost.doctor.plugins.module_utils._logs import read_log
 from ansible_collections.crosshost.doctor.plugins.module_utils._netns import (
@@ -38,6 +41,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._netns import (
 )
 from ansible_collections.crosshost.doctor.plugins.module_utils._sockets import diag_at_hand, read_sockets
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl import read_sysctls
+from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_files import persisted_sysctls
 
 SCHEMA = "1"
 SECTIONS = ("host", "netns", "engine", "swarm", "networks", "containers", "filter", "counters", "log")
@@ -46,6 +50,8 @@ NAMESPACE_SECTIONS = frozenset(("netns", "filter", "counters"))
 ENGINE_SECONDS = 45.0
 NAMESPACES_SECONDS = 60.0
 MISSING_LIMIT = 200
+# Namespaces whose connection tracking is read besides the host's. A container's own is the engine's resolver only.
+TRANSLATING_KINDS = frozenset(("ingress", "lb"))
 FORWARDING_KINDS = frozenset(("bridge", "vxlan", "geneve", "openvswitch"))
 EMPTY_LOG: dict[str, Any] = {"source": None, "path": None, "bytes": 0, "truncated": False, "patterns": {}, "kernel": {}}
 
@@ -74,6 +80,9 @@ def empty_namespace(namespace: Namespace) -> dict[str, Any]:
         "sockets": [],
         "tc": [],
         "bpf_links": [],
+        "paths": [],
+        "return_paths": [],
+        "conntrack": [],
         "filter": _netfilter.empty_filter(),
         "counters": empty_counters(),
     }
@@ -105,9 +114,15 @@ def gather(sections: list[str], networks: list[str], library_path: str | None, l
         "log": dict(EMPTY_LOG),
     }
     reading = Reading(facts, wanted, networks)
+    if "host" in wanted:
+        for what, read in host_parts().items():
+            facts["host"][what] = reading.attempt("host", what, read) or facts["host"][what]
     if wanted & ENGINE_SECTIONS:
         reading.attempt("engine", "engine", lambda: reading.engine(libraries.docker))
+        note_reload(facts["host"]["managers"], facts["engine"]["firewall_backend"])
     reading.attempt("netns", "namespaces", lambda: reading.namespaces(libraries.pyroute2 is not None))
+    if "host" in wanted:
+        reading.attempt("host", "persisted sysctls", reading.persisted)
     if "log" in wanted:
         reading.attempt("log", "log", lambda: reading.log(log_bytes))
     missing = facts["missing"]
@@ -139,10 +154,20 @@ class Reading:
 
     def engine(self, docker: Any) -> None:
         """Engine, swarm, networks and containers."""
+        from ansible_collections.crosshost.doctor.plugins.module_utils._certificate import read_certificate
+
         engine, path = read_engine(self.missing)
         self.facts["engine"] = engine
+        try:
+            self._ask(engine, path, docker)
+        finally:
+            if "swarm" in self.wanted and engine["state"] != "absent":
+                certificate = node_certificate(engine["data_root"] or configured_root(engine))
+                self.facts["swarm"]["certificate"] = read_certificate(certificate)
+
+    def _ask(self, engine: dict[str, Any], path: str | None, docker: Any) -> None:
         if "swarm" in self.wanted and engine["state"] != "absent":
-            self.facts["swarm"].update(swarm_on_disk(engine["daemon_config"].get("data-root")))
+            self.facts["swarm"].update(swarm_on_disk(configured_root(engine)))
         if path is None:
             if engine["state"] != "absent":
                 self.missing.append({"section": "engine", "what": "engine", "why": engine["error"] or "not running"})
@@ -160,7 +185,10 @@ class Reading:
             if "networks" in self.wanted:
                 self.facts["networks"] = read_networks(client, self.networks)
             if "containers" in self.wanted:
-                self.facts["containers"] = read_containers(client, self.networks)
+                from ansible_collections.crosshost.doctor.plugins.module_utils._daemon import host_upstreams
+
+                fallback = host_upstreams(engine["daemon_config"], engine["daemon_flags"])
+                self.facts["containers"] = read_containers(client, self.networks, fallback)
         finally:
             client.close()
 
@@ -181,6 +209,25 @@ class Reading:
                 row["error"] = f"not read: the reading of namespaces took longer than {NAMESPACES_SECONDS:g} s"
             elif not row["error"] and self.wanted & NAMESPACE_SECTIONS:
                 reader.read(namespace, row)
+        if "netns" in self.wanted:
+            self._last(reader, decoder)
+
+    def _last(self, reader: NamespaceReader, decoder: bool) -> None:
+        """What is asked of the host's namespace when all tunnels are known: routes to every peer, their entries."""
+        from ansible_collections.crosshost.doctor.plugins.module_utils._routes import peers, read_paths
+
+        host = self.facts["namespaces"][0]
+        reader.conntrack(host, six=any(":" in peer for peer in peers(self.facts)))
+        if not decoder:
+            return
+        found = self.attempt("netns", f"paths of namespace {host['path']}", lambda: read_paths(self.facts))
+        host["paths"], host["return_paths"] = found or ([], [])
+
+    def persisted(self) -> None:
+        """Which of the host's sysctls some file sets."""
+        host: dict[str, Any] = next((row for row in self.facts["namespaces"] if row["kind"] == "host"), {})
+        keys = host.get("sysctls") or read_sysctls()
+        self.facts["host"]["persisted_sysctls"] = persisted_sysctls(keys, self.missing)
 
     def _name(self, found: list[Namespace]) -> None:
         """Book namespaces to containers as the engine tells, which knows better than control groups."""
@@ -232,6 +279,7 @@ class NamespaceReader:
         self.reading = reading
         self.decoder = decoder
         self.diag = diag_at_hand()
+        self.askable: bool | None = None
         self.bpf_links: list[dict[str, Any]] = []
         if "netns" in reading.wanted:
             self.bpf_links = reading.attempt("netns", "BPF links", _bpf.read_links) or []
@@ -266,6 +314,8 @@ class NamespaceReader:
         """Links and addresses."""
         if self.decoder:
             row["links"] = self._checked(row, "links", _netlink.read_links)
+            if row["kind"] == "host":
+                self._part(row, "drivers", lambda: _netlink.name_drivers(row["links"]))
             row["addresses"] = self._checked(row, "addresses", _netlink.read_addresses)
 
     def _checked(
@@ -291,12 +341,25 @@ class NamespaceReader:
             row["fdb"] = relevant_fdb(self._checked(row, "fdb", read_fdb), row["links"])
         row["sysctls"] = self._part(row, "sysctls", read_sysctls) or {}
         row["sockets"] = self._part(row, "sockets", lambda: read_sockets(self.diag)) or []
+        if row["kind"] in TRANSLATING_KINDS:
+            self.conntrack(row)
         row["bpf_links"] = [
             link
             for link in self.bpf_links
             # The kernel does not say in which namespace a netfilter program sits: all are listed with the host's.
             if link["netns"] == row["key"] or (link["type"] == "netfilter" and row["kind"] == "host")
         ]
+
+    def conntrack(self, row: dict[str, Any], six: bool = False) -> None:
+        """Entries of tunnels, as far as they are known by now, and translated ones; of IPv6 when there is need."""
+        from ansible_collections.crosshost.doctor.plugins.module_utils._conntrack import askable, read_conntrack
+
+        if self.askable is None:
+            self.askable = askable()
+        if self.askable:
+            ports = tunnel_ports(self.reading.facts)
+            families = (socket.AF_INET, socket.AF_INET6)[: 2 if six else 1]
+            row["conntrack"] = self._part(row, "conntrack", lambda: read_conntrack(ports, families)) or []
 
     def _routes(self, row: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
         routes, consistent, left_out = _netlink.read_routes()
@@ -321,6 +384,13 @@ class NamespaceReader:
             row["filter"] = self._part(row, "filter", _netfilter.read_filter) or row["filter"]
         if "counters" in self.reading.wanted:
             row["counters"]["filter"] = self._part(row, "filter counters", _netfilter.read_counters) or {}
+
+
+def tunnel_ports(facts: dict[str, Any]) -> frozenset[int]:
+    """The UDP ports of the tunnels this host has: those of its devices, and of its Swarm's data path."""
+    links = [link for namespace in facts["namespaces"] for link in namespace["links"] if link["vxlan"]]
+    ports = [facts["swarm"]["data_path_port"], *(link["vxlan"]["port"] for link in links)]
+    return frozenset(port for port in ports if isinstance(port, int) and 0 < port < 65536)
 
 
 def relevant_fdb(rows: list[dict[str, Any]], links: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import calendar
 import os
 import platform
+import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._files import read_text
@@ -32,7 +35,7 @@ def _line(path: str) -> str | None:
 
 
 def read_host(libraries: Libraries) -> dict[str, Any]:
-    """The C(host) facts."""
+    """The C(host) facts that are always read; the rest of them, empty, is for L(host_parts)."""
     release = parse_os_release(next(filter(None, map(read_text, OS_RELEASE)), ""))
     uptime = (read_text("/proc/uptime", 64) or "").split()
     return {
@@ -48,4 +51,38 @@ def read_host(libraries: Libraries) -> dict[str, Any]:
         "ipvs": os.path.exists("/proc/net/ip_vs"),
         "br_netfilter": os.path.isdir("/proc/sys/net/bridge"),
         "libraries": {**libraries.versions, "origin": libraries.origin},
+        "resolver": {"nameservers": [], "search": [], "options": []},
+        "managers": [],
+        "cni": [],
+        "modules": {},
+        "persisted_sysctls": {},
     }
+
+
+def host_parts() -> dict[str, Callable[[], Any]]:
+    """The readers of what only the section C(host) reads: files of other programs that shape the network."""
+    from ansible_collections.crosshost.doctor.plugins.module_utils._cni import read_cni
+    from ansible_collections.crosshost.doctor.plugins.module_utils._daemon import read_resolver
+    from ansible_collections.crosshost.doctor.plugins.module_utils._kernel_modules import read_modules
+    from ansible_collections.crosshost.doctor.plugins.module_utils._managers import read_managers
+
+    return {"resolver": read_resolver, "managers": read_managers, "cni": read_cni, "modules": read_modules}
+
+
+def note_reload(managers: list[dict[str, Any]], backend: dict[str, Any] | None) -> None:
+    """When firewalld was last reloaded, which only an engine that stood by writes down."""
+    text = str(((backend or {}).get("info") or {}).get("ReloadedAt") or "")
+    match = re.match(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)", text, re.ASCII)
+    if not match:
+        return
+    try:
+        seconds = calendar.timegm(tuple(int(part) for part in match.groups()[:6]))
+    except ValueError:
+        return  # the 13th month
+    zone = match.group(7)
+    if zone != "Z":
+        offset = int(zone[1:3]) * 3600 + int(zone[4:]) * 60
+        seconds += offset if zone[0] == "-" else -offset
+    for manager in managers:
+        if manager["name"] == "firewalld":
+            manager["config"]["reloaded"] = seconds

@@ -10,12 +10,15 @@ message classes. No pyroute2 socket is opened: none of its helpers that create p
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
 
+from ansible_collections.crosshost.doctor.plugins.module_utils._files import read_int
 from ansible_collections.crosshost.doctor.plugins.module_utils._rawdump import copies, dump
 
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RTM_GETQDISC, RTM_GETTFILTER = 18, 22, 26, 34, 38, 46
@@ -29,6 +32,7 @@ ROUTE_LIMIT = 20000  # a full Internet table is not what breaks an overlay
 TC_H_ROOT, TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 PARENTS = {"ingress": ((0xFFFF0000, "ingress"),), "clsact": ((0xFFFFFFF2, "ingress"), (0xFFFFFFF3, "egress"))}
 HARMLESS_QDISCS = frozenset(("noqueue", "mq", "pfifo_fast", "pfifo", "bfifo", "fq", "fq_codel", "ingress", "clsact"))
+SYS_NET = "/sys/class/net"
 TCMSG = struct.Struct("=BxxxiIII")
 
 BRIDGE_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
@@ -87,7 +91,22 @@ def link_row(message: Any) -> dict[str, Any]:
         "vxlan": _vxlan(info.get_attr("IFLA_INFO_DATA")) if kind == "vxlan" else None,
         "bridge_port": _bridge_port(info) if info else None,
         "xdp": _xdp(get("IFLA_XDP")),
+        "driver": None,
     }
+
+
+def name_drivers(links: list[dict[str, Any]], base: str = SYS_NET) -> None:
+    """Fill C(driver) of the host's network cards and of veths, in place.
+
+    Told by files, not by ethtool's ioctl: that would wake a card that sleeps, and have the kernel look for a module
+    when the card has just gone.
+    """
+    for link in links:
+        if link["kind"] == "veth":
+            link["driver"] = "veth"
+        elif link["kind"] is None and link["name"] and read_int(f"{base}/{link['name']}/ifindex") == link["index"]:
+            with contextlib.suppress(OSError):
+                link["driver"] = os.path.basename(os.readlink(f"{base}/{link['name']}/device/driver"))
 
 
 def _vxlan(data: Any) -> dict[str, Any] | None:

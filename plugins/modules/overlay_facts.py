@@ -142,6 +142,14 @@ ansible_facts:
                 - The host. C(root) is whether the module ran as root, C(uptime) is in seconds, C(ipvs) whether the
                   kernel has IPVS at hand, C(br_netfilter) whether bridged frames can pass the IP packet filter.
                 - C(libraries) holds the versions loaded and their C(origin), V(host) or V(bundle).
+                - C(resolver) is the host's own resolv.conf. C(managers) are the programs that may rewrite the network
+                  behind an engine's back (V(systemd-networkd), V(NetworkManager), V(firewalld), V(ufw),
+                  V(cloud-init)), C(cni) the networks of container runtimes that read C(/etc/cni/net.d) or flannel's
+                  file, C(modules) V(loaded), V(builtin), V(available) or V(absent), null where it cannot be told.
+                  All of these are read in the section V(host) only.
+                - C(persisted_sysctls) are those of the host's sysctls that a file sets, with its C(value) and the
+                  C(file) that wins when the host boots, at most a thousand, in the section V(host) only. See
+                  M(crosshost.doctor.sysctl_forwarding) for the rules.
               returned: always
               type: dict
               sample:
@@ -157,11 +165,21 @@ ansible_facts:
                 ipvs: true
                 br_netfilter: true
                 libraries: {pyroute2: 0.9.7, docker: 7.1.0, origin: bundle}
+                resolver: {nameservers: [192.0.2.1], search: [example.test], options: ["ndots:1"]}
+                managers:
+                  - name: systemd-networkd
+                    running: true
+                    config: {manage_foreign_routes: true, manage_foreign_rules: true, foreign_log: 0}
+                cni: [{path: /run/flannel/subnet.env, name: null, type: flannel, subnets: [10.244.1.0/24]}]
+                modules: {vxlan: loaded, br_netfilter: available, ip_vs: absent, xt_u32: null}
+                persisted_sysctls: {net.ipv4.ip_forward: {value: "0", file: /etc/sysctl.d/90-hardening.conf}}
             engine:
               description:
                 - The engine. C(state) is V(running), V(down), V(absent) or V(unknown) (it does not answer, or its
                   socket may not be opened), C(error) why, with the last error of the log.
-                - C(daemon_config) holds the keys of daemon.json that shape networking, C(unit) what systemd says.
+                - C(daemon_config) holds the keys of daemon.json that shape networking, C(daemon_flags) the same keys as
+                  dockerd's command line sets them, C(unit) what systemd says.
+                - C(kv) is the key-value store of C(cluster-store), null without one.
                 - C(firewall_backend) has C(driver) and C(info) on engines that tell.
               returned: always
               type: dict
@@ -178,6 +196,8 @@ ansible_facts:
                 firewall_backend: null
                 data_root: /var/lib/docker
                 daemon_config: {mtu: 1450}
+                daemon_flags: {hosts: ["fd://"]}
+                kv: null
                 pid: 812
                 unit: {ActiveState: active, SubState: running, Result: success, NRestarts: "0"}
             swarm:
@@ -185,6 +205,8 @@ ansible_facts:
                 - The Swarm as this node sees it. C(state) is V(active), V(inactive), V(pending), V(locked) or V(error).
                 - C(data_path_addr) is set when the data path has an address of its own. C(data_path_port) may be
                   unknown on workers.
+                - C(certificate) is the validity of the node's certificate (C(not_before), C(not_after), C(path)).
+                  C(managers_view) is how this node, when it is a manager, sees all managers.
                 - Of an engine that does not answer, C(state) is null, and C(node_addr) and C(managers) are what it
                   had written down.
                 - C(nodes) (C(id), C(hostname), C(role), C(availability), C(state), C(message), C(addr),
@@ -205,6 +227,15 @@ ansible_facts:
                 data_path_addr: null
                 data_path_port: 4789
                 managers: [{node_id: igt3bct6twlph0chekyiz1qmr, addr: "192.0.2.11:2377"}]
+                managers_view:
+                  - node_id: igt3bct6twlph0chekyiz1qmr
+                    addr: "192.0.2.11:2377"
+                    leader: true
+                    reachability: reachable
+                certificate:
+                  not_before: 1795221540
+                  not_after: 1803001140
+                  path: /var/lib/docker/swarm/certificates/swarm-node.crt
                 nodes: []
                 services: []
                 tasks: []
@@ -238,6 +269,10 @@ ansible_facts:
               description:
                 - The containers that have a process. C(netns) is the key of their namespace, C(dns) the resolver
                   configuration as the container sees it, C(service) and C(task) those of Swarm.
+                - C(dns.upstreams) are the name servers the engine's own resolver asks, empty where it is not used;
+                  engines before 26.0 do not write them down, and those of a container without own ones are what the
+                  daemon or the host has now. C(dns.mounted) tells that the container's resolv.conf is a file of the
+                  user's.
               returned: always
               type: list
               elements: dict
@@ -252,7 +287,12 @@ ansible_facts:
                   service: null
                   task: null
                   ports: [{protocol: tcp, port: 80, host_ip: 0.0.0.0, host_port: 8080}]
-                  dns: {nameservers: [127.0.0.11], search: [], options: ["ndots:0"]}
+                  dns:
+                    nameservers: [127.0.0.11]
+                    search: []
+                    options: ["ndots:0"]
+                    upstreams: [192.0.2.1]
+                    mounted: false
                   endpoints:
                     - network_id: 7h6828w6y7jkhsry9ns84h753
                       network: app
@@ -303,6 +343,7 @@ ansible_facts:
                   description:
                     - Links. The peer of a veth is the link whose C(index) and C(link) are swapped, in the namespace
                       that is C(link_netnsid) to this one.
+                    - C(driver) is that of a network card, and of a veth, in the host's namespace.
                     - Of a namespace of kind V(other) with nothing but a loopback, only links and addresses are read.
                   returned: always
                   type: list
@@ -334,6 +375,7 @@ ansible_facts:
                         link: null
                       bridge_port: {state: forwarding, hairpin: false, learning: true, isolated: false}
                       xdp: null
+                      driver: null
                 addresses:
                   description: Addresses, C(index) being that of the link.
                   returned: always
@@ -442,6 +484,53 @@ ansible_facts:
                       priority: -100
                       index: null
                       netns: null
+                paths:
+                  description:
+                    - Of the host's namespace, the kernel's answer where a packet to each VTEP and node this host knows
+                      would go; C(oif) is the index of the link, C(table) that of the route.
+                    - C(error) is the name of the error when there is no way (V(ENETUNREACH)), and null otherwise.
+                  returned: always
+                  type: list
+                  elements: dict
+                  sample:
+                    - dst: 192.0.2.12
+                      oif: 4
+                      src: 192.0.2.11
+                      gateway: null
+                      table: 254
+                      type: unicast
+                      error: null
+                return_paths:
+                  description:
+                    - Of the host's namespace, the kernel's answer to a packet from each of these that is received for
+                      this host's underlay address on the link C(iif) that holds it. C(error) is V(EINVAL) or V(EXDEV)
+                      where the source filter refuses it, V(EHOSTUNREACH) where it would have to be forwarded and may
+                      not, and null where it arrives.
+                    - Not asked where the kernel logs refused packets (log_martians), as it would log the question.
+                  returned: always
+                  type: list
+                  elements: dict
+                  sample: [{src: 192.0.2.12, iif: 4, error: null, oif: 1}]
+                conntrack:
+                  description:
+                    - Connection tracking entries of UDP that concern the port of a tunnel or are address-translated
+                      (the reply is not the mirror of the original), up to 500. C(timeout) is what is left, in seconds.
+                    - Read of the kinds V(host), V(ingress) and V(lb), where no kernel module has to be loaded for it.
+                  returned: always
+                  type: list
+                  elements: dict
+                  sample:
+                    - protocol: udp
+                      src: 192.0.2.11
+                      dst: 192.0.2.12
+                      sport: 48190
+                      dport: 4789
+                      reply_src: 192.0.2.12
+                      reply_dst: 192.0.2.11
+                      reply_sport: 4789
+                      reply_dport: 48190
+                      status: [confirmed]
+                      timeout: 24
                 filter:
                   description:
                     - The packet filter of all families. C(chains) with their rules decoded, C(sets) with their

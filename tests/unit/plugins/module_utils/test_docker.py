@@ -93,6 +93,8 @@ def test_everything_a_manager_tells(place: str) -> None:
         client.close()
     assert facts["version"] == "20.10.24"
     assert (len(swarm["nodes"]), len(swarm["services"]), len(swarm["tasks"])) == (1, 1, 1)
+    manager = {"node_id": NODE["ID"], "addr": "192.0.2.11:2377", "leader": True, "reachability": "reachable"}
+    assert swarm["managers_view"] == [manager]
     assert networks[0]["peers"] == [{"name": "39c27df89bc4", "ip": "192.0.2.13"}]
     assert containers[0]["netns"] == str(os.stat("/proc/self/ns/net").st_ino)
     assert missing == []
@@ -213,8 +215,61 @@ def test_a_container_without_a_resolver_configuration_is_noted(place: str, monke
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(_docker, "read_below", refuse)
-    row = {"pid": os.getpid(), "name": "app", "id": "x", "netns": None, "dns": {}}
+    dns: dict[str, Any] = {"nameservers": [], "upstreams": [], "mounted": False}
+    row = {"pid": os.getpid(), "name": "app", "id": "x", "netns": None, "dns": dns, "endpoints": []}
     missing: list[dict[str, str]] = []
     _docker._complete_container(row, missing)
     assert missing[0]["what"] == "resolv.conf of container app"
     assert row["netns"] is not None
+
+
+def test_the_resolver_of_a_container_is_completed_from_its_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"resolv.conf": "nameserver 127.0.0.11\n", "mountinfo": ""}
+    monkeypatch.setattr(_docker, "read_below", lambda root, path: texts["resolv.conf"])
+    monkeypatch.setattr(_docker, "read_text", lambda path: texts["mountinfo"])
+
+    def read(fallback: list[str]) -> dict[str, Any]:
+        row = _docker.container_row(LISTED, dict(INSPECTED, State={"Status": "running", "Pid": os.getpid()}))
+        _docker._complete_container(row, [], fallback)
+        found: dict[str, Any] = row["dns"]
+        return found
+
+    expected = {
+        "nameservers": ["127.0.0.11"],
+        "search": [],
+        "options": [],
+        "upstreams": ["192.0.2.1"],
+        "mounted": False,
+    }
+    assert read(["192.0.2.1"]) == expected
+    texts["mountinfo"] = "753 736 0:148 /srv/resolv.conf /etc/resolv.conf rw - ext4 /dev/vda rw"
+    texts["resolv.conf"] = "nameserver 192.0.2.9\n"
+    assert read(["192.0.2.1"]) == {**expected, "nameservers": ["192.0.2.9"], "mounted": True}
+
+
+def test_the_daemons_own_name_servers_are_those_behind_its_embedded_one(place: str) -> None:
+    answers = {
+        "/containers/json": [LISTED],
+        "/containers/27de117c/json": dict(INSPECTED, State={"Status": "running", "Pid": os.getpid()}),
+    }
+    missing: list[dict[str, str]] = []
+    with engine(place, answers):
+        client = connect(place, missing)
+        rows = _docker.read_containers(client, [], ["192.0.2.53"])
+        client.close()
+    assert rows[0]["dns"]["upstreams"] == ["192.0.2.53"]
+
+
+def test_the_command_line_and_its_store_are_read(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_docker, "read_daemon_flags", lambda pid: {"mtu": 1400} if pid else {})
+    (tmp_path / "pid").write_text(str(os.getpid()), encoding="ascii")
+    facts, _path = _docker.read_engine([])
+    assert (facts["daemon_flags"], facts["kv"]) == ({"mtu": 1400}, None)
+    store = {"cluster-store": "etcd://192.0.2.1:2379", "data-root": "/srv/docker"}
+    (tmp_path / "daemon.json").write_text(json.dumps(store), encoding="ascii")
+    facts, _path = _docker.read_engine([])
+    assert facts["kv"] == {"url": "etcd://192.0.2.1:2379", "endpoints": ["192.0.2.1:2379"]}
+    assert _docker.configured_root(facts) == "/srv/docker"
+    assert _docker.configured_root(dict(facts, daemon_flags={"data-root": "/x"})) == "/x"
+    assert _docker.configured_root(dict(facts, daemon_config={"data-root": 5})) is None
+    assert _docker.node_certificate("/x") == "/x/swarm/certificates/swarm-node.crt"

@@ -190,6 +190,33 @@ def test_a_container_and_its_endpoints() -> None:
     assert row["endpoints"][0]["aliases"] == ["27de117cd2be", "app-node1"]
 
 
+@pytest.mark.parametrize(
+    ("inspected", "mounted"),
+    [
+        ({"Mounts": [{"Destination": "/etc/resolv.conf", "Source": "/SECRET"}]}, True),
+        ({"Mounts": [{"Destination": "/etc/hosts"}, None]}, False),
+        ({"HostConfig": {"Binds": ["/srv/resolv.conf:/etc/resolv.conf:ro"]}}, True),
+        ({"HostConfig": {"Binds": ["/etc/resolv.conf:/host/resolv.conf", "broken"]}}, False),
+        ({}, False),
+    ],
+)
+def test_a_resolver_configuration_of_the_users(inspected: dict[str, Any], mounted: bool) -> None:
+    row = rows.container_row(LISTED, inspected)
+    assert row["dns"]["mounted"] is mounted
+    assert "SECRET" not in json.dumps(row)
+
+
+def test_the_name_servers_a_container_was_started_with() -> None:
+    row = rows.container_row(LISTED, dict(INSPECTED, HostConfig={"Dns": ["192.0.2.1", ""]}))
+    assert row["dns"]["upstreams"] == ["192.0.2.1"]
+    assert rows.container_row(LISTED, INSPECTED)["dns"]["upstreams"] == []
+
+
+def test_only_managers_are_in_the_view_of_managers() -> None:
+    nodes = [rows.node_row(NODE), rows.node_row({"ID": "worker"})]
+    assert [one["node_id"] for one in rows.managers_view(nodes)] == [NODE["ID"]]
+
+
 def test_a_service_and_its_virtual_address() -> None:
     row = rows.service_row(SERVICE)
     assert (row["name"], row["endpoint_mode"]) == ("web", "vip")
@@ -218,12 +245,14 @@ def test_the_configuration_of_the_daemon_loses_what_is_not_networking_and_creden
         "mtu": 1450,
         "hosts": ["unix:///run/docker.sock"],
         "cluster-advertise": "etcd://user:SECRET@192.0.2.1/path",
+        "cluster-store": "etcd://user:SECRET@192.0.2.1,user:SECRET@192.0.2.2/path",
         "tlskey": "/etc/SECRET",
         "labels": ["SECRET"],
         "log-opts": {"splunk-token": "SECRET"},
     }
     assert rows.daemon_config(config) == {
         "cluster-advertise": "etcd://***@192.0.2.1/path",
+        "cluster-store": "etcd://***@192.0.2.2/path",
         "hosts": ["unix:///run/docker.sock"],
         "mtu": 1450,
     }

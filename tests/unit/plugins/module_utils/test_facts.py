@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.crosshost.doctor.plugins.module_utils import _docker, _facts, _logs, _netns
+from ansible_collections.crosshost.doctor.plugins.module_utils import _conntrack, _docker, _facts, _logs, _netns
 from tests.unit.plugins.module_utils.namespace import namespace, needs_root, run
+from tests.unit.plugins.module_utils.test_certificate import FIRST, GOOD, LAST, pem
 
 TOP = "schema sections started finished missing host engine swarm networks containers namespaces log".split()
 NAMESPACE = "key kind path container network error links addresses routes rules neighbours fdb sysctls sockets".split()
-NAMESPACE += ["tc", "bpf_links", "filter", "counters"]
+NAMESPACE += ["tc", "bpf_links", "paths", "return_paths", "conntrack", "filter", "counters"]
 CHEAP = """
 import json, sys
 from ansible_collections.crosshost.doctor.plugins.module_utils._facts import gather
@@ -249,6 +251,71 @@ def test_namespaces_of_other_networks_are_left_out() -> None:
         _netns.Namespace("400", "other", ""),
     ]
     assert [each.key for each in found if one._selected(each)] == ["1", "100", "200", "400"]
+
+
+def test_the_files_of_other_programs_belong_to_the_section_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise ValueError("broken")
+
+    parts = {"resolver": fail, "cni": lambda: [{"type": "flannel"}]}
+    monkeypatch.setattr(_facts, "host_parts", lambda: parts)
+    facts = read("host")
+    assert facts["host"]["cni"] == [{"type": "flannel"}]
+    assert facts["host"]["resolver"] == {"nameservers": [], "search": [], "options": []}
+    assert {"section": "host", "what": "resolver", "why": "ValueError: broken"} in facts["missing"]
+    assert read("counters")["host"]["cni"] == []
+
+
+def test_a_host_without_an_engine_has_every_new_key_and_misses_nothing() -> None:
+    facts = read()
+    assert (facts["swarm"]["certificate"], facts["swarm"]["managers_view"]) == (None, [])
+    assert (facts["engine"]["daemon_flags"], facts["engine"]["kv"]) == ({}, None)
+    host = facts["namespaces"][0]
+    assert {row["error"] for row in host["paths"]} <= {None, "ENETUNREACH", "EHOSTUNREACH"}
+    what = ("paths of", "conntrack of", "drivers of", "resolver", "managers", "cni", "modules")
+    assert [note for note in facts["missing"] if note["what"].startswith(what)] == []
+
+
+def test_the_certificate_of_a_node_is_read_also_while_its_engine_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_docker, "find", lambda name: "/usr/sbin/dockerd")
+    monkeypatch.setattr(_docker, "unit_state", lambda: None)
+    folder = tmp_path / "swarm" / "certificates"
+    folder.mkdir(parents=True)
+    (folder / "swarm-node.crt").write_text(pem(GOOD))
+    (folder / "swarm-node.key").write_text("SECRET")
+    found = read("engine", "swarm")["swarm"]["certificate"]
+    assert found == {"not_before": FIRST, "not_after": LAST, "path": str(folder / "swarm-node.crt")}
+    assert read("engine")["swarm"]["certificate"] is None
+
+
+def test_the_ports_of_tunnels() -> None:
+    def link(port: Any) -> dict[str, Any]:
+        return {"vxlan": {"port": port}}
+
+    facts = {
+        "swarm": {"data_path_port": 7789},
+        "namespaces": [{"links": [link(4789), {"vxlan": None}]}, {"links": [link(8472), link(None), link(0)]}],
+    }
+    assert _facts.tunnel_ports(facts) == {7789, 4789, 8472}
+
+
+@needs_root
+def test_the_host_is_asked_for_its_paths_when_all_tunnels_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tunnel in another namespace names the peer."""
+    asked = []
+    monkeypatch.setattr(_conntrack, "askable", lambda: True)
+    monkeypatch.setattr(_conntrack, "read_conntrack", lambda ports, families: asked.append((ports, families)) or [])
+    tunnels = {"192.0.2.77": ("vxlan4", "192.0.2.1", "4790"), "2001:db8::77": ("vxlan6", "2001:db8::1", "4791")}
+    with namespace() as name:
+        for peer, (device, local, port) in tunnels.items():
+            run(name, *f"ip link add {device} type vxlan id 4097 dstport {port} nolearning local {local}".split())
+            run(name, *f"bridge fdb append 02:42:0a:00:01:02 dev {device} dst {peer} self".split())
+            host = read("netns")["namespaces"][0]
+            assert peer in [path["dst"] for path in host["paths"]]
+            assert int(port) in asked[-1][0]
+    assert socket.AF_INET6 in asked[-1][1]
 
 
 def test_a_host_without_an_engine_misses_no_log_of_it() -> None:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +37,30 @@ def test_this_host_has_every_key() -> None:
     assert host["root"] == (os.geteuid() == 0)
     assert host["libraries"] == {"pyroute2": None, "docker": None, "origin": "host"}
     assert host["uptime"] > 0
+    assert list(host["resolver"]) == ["nameservers", "search", "options"]
+    assert (host["managers"], host["cni"], host["modules"]) == ([], [], {})
+    assert set(_host.host_parts()) <= set(host)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-21T12:44:00Z", 1795265040),
+        ("2026-11-21T12:44:00.123456789Z", 1795265040),
+        ("2026-11-21T13:44:00.5+01:00", 1795265040),
+        ("2026-11-21T07:14:00-05:30", 1795265040),
+        ("2026-13-21T12:44:00Z", None),
+        ("0001-01-01", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_when_firewalld_was_reloaded_is_what_the_engine_wrote_down(text: Any, expected: int | None) -> None:
+    managers = [
+        {"name": "ufw", "config": {}},
+        {"name": "firewalld", "config": {"backend": "nftables", "reloaded": None}},
+    ]
+    _host.note_reload(managers, {"driver": "iptables+firewalld", "info": {"ReloadedAt": text}})
+    assert [one["config"].get("reloaded") for one in managers] == [None, expected]
+    _host.note_reload(managers, None)
+    _host.note_reload(managers, {"driver": "iptables"})

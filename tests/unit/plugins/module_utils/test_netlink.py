@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +166,22 @@ def test_traffic_control_that_may_drop(read: dict[str, Any]) -> None:
         {"index": v0, "attach": "root", "kind": "tbf", "id": None},
         {"index": v1, "attach": "ingress", "kind": "u32", "id": None},
     ]
+
+
+def test_the_drivers_of_network_cards(tmp_path: Path) -> None:
+    (tmp_path / "drivers" / "virtio_net").mkdir(parents=True)
+    for name, index in (("eth0", 2), ("eth1", 7), ("docker0", 4), ("dummy", 5)):
+        (tmp_path / name / "device").mkdir(parents=True)
+        (tmp_path / name / "ifindex").write_text(f"{index}\n")
+        if name != "dummy":
+            (tmp_path / name / "device" / "driver").symlink_to(tmp_path / "drivers" / "virtio_net")
+    kinds = {"lo": (1, None), "eth0": (2, None), "eth1": (3, None), "docker0": (4, "bridge"), "dummy": (5, None)}
+    kinds["veth1"] = (6, "veth")
+    links = [{"name": name, "index": index, "kind": kind, "driver": None} for name, (index, kind) in kinds.items()]
+    _netlink.name_drivers(links, str(tmp_path))
+    found = {link["name"]: link["driver"] for link in links}
+    # eth1 of the files is a link of another namespace.
+    assert found == dict.fromkeys(kinds) | {"eth0": "virtio_net", "veth1": "veth"}
 
 
 def test_a_routing_table_beyond_the_limit_is_cut_off_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
