@@ -14,6 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.engine import load
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.asked import AskedError
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.plan import first_round, schedule, second_round
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services import again_sections
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder, RunFolderError, safe_name
 
 
@@ -42,4 +43,5 @@ class ActionModule(ActionBase):
         except (RunFolderError, AskedError) as exc:
             raise AnsibleActionFail(str(exc)) from exc
         suspects = sorted({name for pair in pairs for name in pair.hosts if name})
-        return {**result, "changed": False, "pairs": len(pairs), "suspects": suspects}
+        sections = ["netns", "counters", *again_sections(pairs)]
+        return {**result, "changed": False, "pairs": len(pairs), "suspects": suspects, "sections": sections}

@@ -39,6 +39,7 @@ class ActionModule(ActionBase):
                 "from": {"type": "str"},
                 "to": {"type": "str"},
                 "port": {"type": "int"},
+                "kv_endpoints": {"type": "list", "elements": "str", "default": []},
             },
             required_together=[("from", "to")],
         )
@@ -50,6 +51,7 @@ class ActionModule(ActionBase):
             "collection_version": COLLECTION_VERSION,
             "hosts": self._hosts(task_vars),
             "question": {key: arguments[key] for key in QUESTION if arguments[key] is not None},
+            "kv_endpoints": arguments["kv_endpoints"],
         }
         try:
             folder = RunFolder.create(path, run)

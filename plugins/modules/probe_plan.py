@@ -56,4 +56,10 @@ suspects:
   elements: str
   returned: success
   sample: [node1, node2]
+sections:
+  description: What the second reading of M(crosshost.doctor.overlay_facts) has to hold to judge these pairs.
+  type: list
+  elements: str
+  returned: success
+  sample: [netns, counters]
 """

@@ -34,6 +34,13 @@ options:
   port:
     description: The TCP port in question.
     type: int
+  kv_endpoints:
+    description:
+      - Key-value stores beside those of the daemons' configuration, such as V(etcd://192.0.2.13:2379) or
+        V(consul://192.0.2.14:8500). They are asked for their health page and for nothing else.
+    type: list
+    elements: str
+    default: []
 seealso:
   - module: crosshost.doctor.probe_plan
   - module: crosshost.doctor.diagnose

@@ -151,7 +151,9 @@ def checks_skipped(case: Case) -> list[Facts]:
                 )
     for observation in case.observations:
         if observation.verdict() == "untested" and case.host(observation.pair.src.host or "").answered:
-            why = next((r.get("detail") for r in observation.results.values() if r.get("detail")), None)
+            why = observation.forgiven or next(
+                (r.get("detail") for r in observation.results.values() if r.get("detail")), None
+            )
             rows.append(
                 {
                     "check": f"probes {observation.pair.id}",

@@ -50,10 +50,23 @@ def asked_pairs(fleet: Fleet, question: Facts) -> list[Pair]:
     return pairs + [pair for pair in below if pair.id not in known]
 
 
+def _without_network(fleet: Fleet, name: str) -> Host | list[Endpoint]:
+    """A container that has no network of its own: in its host's namespace it is the host, else it is cut off."""
+    place, _slash, rest = name.rpartition("/")
+    for host in fleet.answering:
+        container = host.facts.container(rest) if place in ("", host.name) else None
+        mode = (container or {}).get("network_mode")
+        if container and mode == "host":
+            return host
+        if container and mode == "none":
+            return [Endpoint(host.name, container["id"], container["name"], "", "none", "", "", container.get("netns"))]
+    return []
+
+
 def _source(fleet: Fleet, name: str) -> Host | list[Endpoint]:
     if name in fleet.hosts:
         return _answering(fleet.hosts[name])
-    found = _container(fleet, name)
+    found = _container(fleet, name) or _without_network(fleet, name)
     if not found:
         raise AskedError(f"doctor_from={name}: {_unknown(fleet, name)}")
     return found
@@ -62,7 +75,7 @@ def _source(fleet: Fleet, name: str) -> Host | list[Endpoint]:
 def _target(fleet: Fleet, name: str) -> Place:
     if name in fleet.hosts:
         return fleet.hosts[name]
-    found = _container(fleet, name)
+    found = _container(fleet, name) or _without_network(fleet, name)
     if found:
         return found
     for manager in fleet.managers:
@@ -108,6 +121,8 @@ def _unknown(fleet: Fleet, name: str) -> str:
 def _pairs(fleet: Fleet, source: Host | list[Endpoint], target: Place, port: int | None) -> list[Pair]:
     if isinstance(source, Host):
         return _from_host(fleet, source, target, port)
+    if not source[0].network_id:
+        return [Pair("isolated", container_node(source[0]), _node(target))]
     if isinstance(target, list):
         return _between_containers(fleet, source, target, port)
     if isinstance(target, Host):
@@ -115,6 +130,12 @@ def _pairs(fleet: Fleet, source: Host | list[Endpoint], target: Place, port: int
         pair.probes += [Probe("tcp", target.underlay_ip, port, SERVICE)] if port else []
         return [pair]
     return [_outward(fleet, source[0], target, port)]
+
+
+def _node(target: Place) -> Node:
+    if isinstance(target, Host):
+        return host_node(target)
+    return container_node(target[0]) if isinstance(target, list) else target
 
 
 def _outward(fleet: Fleet, source: Endpoint, target: Node, port: int | None) -> Pair:

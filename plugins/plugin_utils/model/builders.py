@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Endpoint, Fleet, Host
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Endpoint, Fleet, Host, Network
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import (
     PATH,
     REACH,
     SERVICE,
     SIGNAL,
+    Facts,
     Node,
     Pair,
     Probe,
@@ -21,6 +22,8 @@ SWARM_MANAGEMENT_PORT = 2377  # docs.docker.com, swarm mode; a manager may liste
 SWARM_GOSSIP_PORT = 7946  # not configurable, moby issue 39280
 HTTP_PORTS = (80, 8000, 8008, 8080)  # ports whose registered or customary service is HTTP (IANA: http, http-alt)
 EMBEDDED_DNS = "127.0.0.11"  # the engine's own resolver, inside the namespace of every container it serves
+FORWARDED_NAME = "crosshost-doctor.invalid."  # no zone has it, and a resolver says so by itself (RFC 6761)
+GATEWAY_BRIDGE = "docker_gwbridge"  # the network by which containers of an overlay leave their host
 CLOSED_PORT = 7  # echo: hardly ever open, and its refusal proves the path as well as an answer would
 
 
@@ -34,9 +37,55 @@ def host_node(host: Host) -> Node:
 
 def resolvers(fleet: Fleet, endpoint: Endpoint) -> list[str]:
     """The nameservers a container asks."""
+    return (_container(fleet, endpoint).get("dns") or {}).get("nameservers") or []
+
+
+def _container(fleet: Fleet, endpoint: Endpoint) -> Facts:
     containers = fleet.hosts[endpoint.host].facts.containers
-    found = next((c for c in containers if c["id"] == endpoint.container_id), {})
-    return (found.get("dns") or {}).get("nameservers") or []
+    return next((c for c in containers if c["id"] == endpoint.container_id), {})
+
+
+def has_embedded_dns(network: Network | None) -> bool:
+    """Whether the engine resolves names for the containers of a network: not on its default bridge."""
+    if network is None or network.driver not in ("bridge", "overlay"):
+        return False
+    return network.options.get("com.docker.network.bridge.default_bridge") != "true" and network.name != "bridge"
+
+
+def upstreams(fleet: Fleet, endpoint: Endpoint) -> tuple[str, ...]:
+    """The name servers behind a container's own: what its engine forwards to, else what the container asks itself."""
+    dns = _container(fleet, endpoint).get("dns") or {}
+    servers = dns.get("nameservers") or []
+    if EMBEDDED_DNS not in servers:
+        return tuple(servers)
+    known = dns.get("upstreams")
+    return ("unknown",) if known is None else tuple(known)
+
+
+def gateways(fleet: Fleet, endpoint: Endpoint) -> set[str]:
+    """The gateways by which a container may leave; none where it has no way out by design.
+
+    An overlay's own gateway is none of them: its containers leave through the gateway bridge of their host.
+    """
+    known = {row["name"]: row for row in fleet.hosts[endpoint.host].facts.networks}
+    found: set[str | None] = set()
+    for row in _container(fleet, endpoint).get("endpoints") or []:
+        network = known.get(row.get("network") or "") or {}
+        if network.get("internal") or not row.get("ip"):
+            continue
+        if network.get("driver") == "overlay":
+            subnets = (known.get(GATEWAY_BRIDGE) or {}).get("subnets") or []
+            found |= {subnet.get("gateway") for subnet in subnets}
+        elif network.get("driver") in ("bridge", "macvlan", "ipvlan"):
+            found.add(row.get("gateway"))
+    return {gateway for gateway in found if gateway}
+
+
+def default_gateways(fleet: Fleet, endpoint: Endpoint) -> set[str | None]:
+    """Where the default routes of a container's namespace lead; None for one without a gateway."""
+    namespace = fleet.container_namespace(endpoint)
+    routes = (namespace.facts.get("routes") or []) if namespace else []
+    return {route.get("gateway") for route in routes if route["dst"] == "default" and route.get("family", 4) == 4}
 
 
 def netns_path(fleet: Fleet, endpoint: Endpoint) -> str | None:
@@ -82,11 +131,29 @@ def endpoint_pair(fleet: Fleet, kind: str, src: Endpoint, dst: Endpoint) -> Pair
     probes = [Probe("icmp", dst.ip), Probe("tcp", dst.ip, port, PATH if ports else REACH)]
     if port in HTTP_PORTS:
         probes.append(Probe("http", dst.ip, port, PATH))
-    if EMBEDDED_DNS in resolvers(fleet, src):
+    probes += _by_ipv6(fleet, src, dst)
+    if resolvers(fleet, src) and has_embedded_dns(fleet.networks.get(src.network_id)):
         probes.append(Probe("dns", expects=PATH, options={"name": dst.container}))
     return Pair(
         kind, container_node(src), container_node(dst), dst.network_id, dst.network, netns_path(fleet, src), probes
     )
+
+
+def _by_ipv6(fleet: Fleet, src: Endpoint, dst: Endpoint) -> list[Probe]:
+    """The same service by IPv6, where the network gave both ends an address and the target listens on it."""
+    address, namespace = address6(fleet, dst), fleet.container_namespace(dst)
+    if not address or not address6(fleet, src) or namespace is None:
+        return []
+    rows = namespace.facts.get("sockets") or []
+    ports = [r["port"] for r in rows if r["protocol"] == "tcp" and r.get("family") == 6 and r["ip"] in ("::", address)]
+    return [Probe("tcp", address, min(ports), PATH, tag="6")] if ports else []
+
+
+def address6(fleet: Fleet, endpoint: Endpoint) -> str | None:
+    """The IPv6 address an endpoint's engine gave it."""
+    rows = _container(fleet, endpoint).get("endpoints") or []
+    found = next((row.get("ip6") for row in rows if row.get("network_id") == endpoint.network_id), None)
+    return found.partition("/")[0] if found else None
 
 
 def published_pair(host: Host, port: int, source: Node, kind: str, netns: str | None) -> Pair:
@@ -110,5 +177,37 @@ def egress_pair(fleet: Fleet, endpoint: Endpoint, peer: Host) -> Pair:
         network.id,
         network.name,
         netns_path(fleet, endpoint),
+        probes,
+    )
+
+
+def upstream_pair(fleet: Fleet, source: Endpoint | Host) -> Pair:
+    """A container, or its host, asks for a name that has to be forwarded: any answer proves the resolver behind."""
+    probes = [Probe("dns", options={"name": FORWARDED_NAME})]
+    target = Node(None, "name", FORWARDED_NAME.rstrip("."), None)
+    if isinstance(source, Host):
+        return Pair("upstream", host_node(source), target, probes=probes)
+    return Pair(
+        "upstream",
+        container_node(source),
+        target,
+        source.network_id,
+        source.network,
+        netns_path(fleet, source),
+        probes,
+    )
+
+
+def translated_pair(fleet: Fleet, source: Endpoint, address: str, port: int) -> Pair:
+    """A container asks an address that its host translates to a neighbour on the same bridge."""
+    target = Node(source.host, "service", f"{address}:{port}", address)
+    probes = [Probe("tcp", address, port, SERVICE)]
+    return Pair(
+        "translated",
+        container_node(source),
+        target,
+        source.network_id,
+        source.network,
+        netns_path(fleet, source),
         probes,
     )

@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import (
     PATH,
+    REACH,
     SERVICE,
     SIGNAL,
     Facts,
     Pair,
     Probe,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services import named_addresses, newest
 
 ANSWERED = {"ok", "open", "answered", "nodata"}
+RESOLVED = ANSWERED | {"nxdomain"}  # of a name that need not exist: a resolver looked, and said what it found
 PROVES_PATH = ANSWERED | {"refused", "nxdomain", "servfail", "incomplete"}
 ROUNDS = ("first", "again")
 
@@ -42,7 +45,10 @@ def layer_state(probe: Probe, result: Facts | None) -> str:
     status = result["status"]
     if probe.expects == SIGNAL:
         return "failed" if status == "unreachable" else ("ok" if status in PROVES_PATH else "unknown")
-    working = ANSWERED if probe.expects == SERVICE or probe.layer in ("http", "dns") else PROVES_PATH
+    if probe.layer == "dns" and probe.expects == REACH:
+        working = RESOLVED
+    else:
+        working = ANSWERED if probe.expects == SERVICE or probe.layer in ("http", "dns") else PROVES_PATH
     if status not in working:
         return "failed"
     lost = probe.layer == "icmp" and 0 < result.get("received", 0) < result.get("sent", 0)
@@ -55,6 +61,7 @@ class Observation:
 
     pair: Pair
     rounds: dict[str, dict[str, Facts]] = field(default_factory=dict)  # round -> layer key -> result
+    forgiven: str | None = None  # why its failure says nothing about the path
 
     @property
     def results(self) -> dict[str, Facts]:
@@ -70,6 +77,8 @@ class Observation:
 
     def verdict(self, label: str | None = None) -> str:
         """ok, degraded, failed or untested; over all rounds a pair has failed only if it failed in each."""
+        if self.forgiven:
+            return "untested"
         if label is None and len(self._asked) > 1:
             verdicts = [self.verdict(one) for one in self._asked]
             if "failed" in verdicts:
@@ -140,11 +149,18 @@ def observe(fleet: Fleet, plans: dict[str, list[Pair]]) -> list[Observation]:
         if _end_is_gone(fleet, observation.pair):
             observation.rounds.clear()
     _forgive_policy(list(observations.values()))
+    _forgive_resolvers(list(observations.values()))
     return list(observations.values())
 
 
 def _end_is_gone(fleet: Fleet, pair: Pair) -> bool:
-    """A container at either end stopped while the run went on: its namespace is missing from the newest reading."""
+    """A container at either end stopped while the run went on: its namespace is missing from the newest reading.
+
+    An address without a container is gone when the engine that named it no longer does.
+    """
+    if pair.kind == "backend":
+        source = fleet.hosts.get(pair.src.host or "")
+        return source is None or pair.dst.ip not in named_addresses(newest(source, "networks"), pair.network_id or "")
     for end in (pair.src, pair.dst):
         host = fleet.hosts.get(end.host or "")
         if host is None or len(host.readings) < 2:
@@ -168,3 +184,30 @@ def _forgive_policy(observations: list[Observation]) -> None:
         for label, results in observation.rounds.items():
             states = below.layers(label if label in below.rounds else None)
             observation.rounds[label] = {k: r for k, r in results.items() if states.get(k) not in ("failed", "skipped")}
+
+
+def _forgive_resolvers(observations: list[Observation]) -> None:
+    """Take a container's upstream resolver only by what it does for others.
+
+    Where nobody of the fleet gets an answer, the hosts included, there is no resolver by design or it is down: no path
+    of a container's is wrong. What a host itself does not get is not container networking. A resolver that fails with
+    the question for the host as well did get it.
+    """
+    asked = [o for o in observations if o.pair.kind == "upstream"]
+    own = {o.pair.src.host: o for o in asked if o.pair.src.kind == "host"}
+    nobody = bool(own) and not any(o.verdict() == "ok" for o in asked)
+    for observation in asked:
+        if observation.verdict() != "failed":
+            continue
+        beside = own.get(observation.pair.src.host)
+        status = _dns_status(observation)
+        if nobody:
+            observation.forgiven = "no resolver answers anybody of the fleet, the hosts included"
+        elif observation is beside:
+            observation.forgiven = "the host's own resolver gave no answer"
+        elif status == "servfail" and beside is not None and _dns_status(beside) == status:
+            observation.forgiven = "the resolver answers the host with a failure as well"
+
+
+def _dns_status(observation: Observation) -> str | None:
+    return (observation.results.get("dns") or {}).get("status")

@@ -47,18 +47,19 @@ class Probe:
     port: int | None = None
     expects: str = REACH
     options: Facts = field(default_factory=dict)
+    tag: str = ""  # tells probes of one layer apart: "6" for the other address family
 
     @property
     def key(self) -> str:
         """The layer's name in a report: icmp, tcp:7946, udp:4789, http:80, dns."""
-        return f"{self.layer}:{self.port}" if self.port and self.layer != "dns" else self.layer
+        return f"{self.layer}{self.tag}:{self.port}" if self.port and self.layer != "dns" else self.layer + self.tag
 
 
 @dataclass
 class Pair:
     """A directed pair with its probes. C(kind) says which path the packets take."""
 
-    kind: str  # host | overlay | local | published | hairpin | egress | service
+    kind: str  # host | overlay | local | published | hairpin | egress | service | upstream | translated
     src: Node
     dst: Node
     network_id: str | None = None

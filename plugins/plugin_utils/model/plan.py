@@ -12,29 +12,45 @@ from __future__ import annotations
 
 import random
 import typing as t
+from functools import cached_property
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.asked import asked_pairs
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.builders import (
-    container_node,
+    EMBEDDED_DNS,
+    default_gateways,
     egress_pair,
     endpoint_pair,
+    gateways,
     host_pair,
-    netns_path,
     published_pair,
+    resolvers,
+    translated_pair,
+    upstream_pair,
+    upstreams,
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Endpoint, Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import (
-    SERVICE,
-    Node,
-    Pair,
-    Probe,
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Node, Pair
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services import (
+    backend_pair,
+    mesh_pair,
+    mesh_ports,
+    service_pair,
+    service_ports,
+    stray_backends,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.stores import store_pairs
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.translations import translations
 
 MESH_LIMIT = 12  # hosts; up to here everybody probes everybody
 PEERS = 4  # above it: peers probed by each host
 ENDPOINT_LIMIT = 48  # endpoints of one network that one host probes
+RESOLVER = ("nameservers", "search", "options")  # what path_probe takes of a container's resolver configuration
+PORT_LIMIT = 8  # ports published through the routing mesh that are asked at one node
+STRAY_LIMIT = 32  # addresses without a container behind them that are asked, in all
+RESOLVERS = 3  # sets of upstream name servers of one host that are asked
+ASTRAY = 4  # containers of one host asked for their way out because their default route is not what it should be
 OUTSIDE_PEERS = 2  # hosts that stand for "outside" in published-port and egress pairs
 
 
@@ -51,8 +67,13 @@ class Plan:
         self._host_pairs()
         self._network_pairs()
         self._service_pairs()
+        self._mesh_pairs()
+        self._backend_pairs()
+        self.pairs += store_pairs(self.fleet)
         self._published_pairs()
         self._egress_pairs()
+        self._upstream_pairs()
+        self._translated_pairs()
         return self.pairs
 
     def _choose_peers(self) -> dict[str, list[Host]]:
@@ -108,23 +129,27 @@ class Plan:
                     self.pairs.append(endpoint_pair(self.fleet, "overlay", endpoint, remote[position % len(remote)]))
 
     def _service_pairs(self) -> None:
+        """Virtual addresses, each from one container of every host on the network."""
         for network in self.fleet.networks.values():
-            sources = self.fleet.endpoints_by_network.get(network.id) or []
-            for vip, name, port in _service_ports(self.fleet, network.id):
-                for source in _one_per_host(sources)[:MESH_LIMIT]:
-                    node = Node(None, "service", f"{name}:{port}", vip)
-                    probes = [Probe("tcp", vip, port, SERVICE)]
-                    self.pairs.append(
-                        Pair(
-                            "service",
-                            container_node(source),
-                            node,
-                            network.id,
-                            network.name,
-                            netns_path(self.fleet, source),
-                            probes,
-                        )
-                    )
+            if network.ingress:
+                continue
+            sources = _one_per_host(self.fleet.endpoints_by_network.get(network.id) or [])[:MESH_LIMIT]
+            for vip, name, port in service_ports(self.fleet, network.id):
+                self.pairs += [service_pair(self.fleet, source, vip, name, port) for source in sources]
+
+    def _mesh_pairs(self) -> None:
+        """Ports published through the routing mesh: every node answers for every service, so every node is asked."""
+        published = mesh_ports(self.fleet)
+        for host in self.fleet.swarm_hosts if published else []:
+            asked = published if len(published) <= PORT_LIMIT else self.random.sample(published, PORT_LIMIT)
+            for peer in self.peers(host)[:OUTSIDE_PEERS] if host.underlay_ip else []:
+                self.pairs += [mesh_pair(peer, host, name, port) for name, port in asked]
+
+    def _backend_pairs(self) -> None:
+        """Addresses that engines name as a service's or container's, and that no running container has."""
+        for network_id, name, ip in stray_backends(self.fleet)[:STRAY_LIMIT]:
+            for source in _one_per_host(self.fleet.endpoints_by_network.get(network_id) or [])[:OUTSIDE_PEERS]:
+                self.pairs.append(backend_pair(self.fleet, source, name, ip))
 
     def _published_pairs(self) -> None:
         for host in self.fleet.answering:
@@ -160,14 +185,47 @@ class Plan:
     def _egress_sources(self, host: Host) -> list[Endpoint]:
         """One container for each way out of the host: every bridge network, and one for all overlays together."""
         found: dict[str, Endpoint] = {}
-        for endpoint in self.fleet.endpoints:
+        astray: dict[str, Endpoint] = {}
+        for endpoint in self._local.get(host.name) or []:
             network = self.fleet.networks.get(endpoint.network_id)
-            namespace = self.fleet.container_namespace(endpoint) if endpoint.host == host.name else None
-            if namespace is None or network is None or network.driver not in ("overlay", "bridge"):
+            namespace = self.fleet.container_namespace(endpoint)
+            if namespace is None or network is None or network.driver not in ("overlay", "bridge") or network.internal:
                 continue
-            if any(route["dst"] == "default" for route in namespace.facts.get("routes") or []):
+            meant, taken = gateways(self.fleet, endpoint), default_gateways(self.fleet, endpoint)
+            if taken and (taken & meant or not meant):
                 found.setdefault("overlay" if network.is_overlay else network.id, endpoint)
-        return list(found.values())
+            elif meant and len(astray) < ASTRAY:
+                astray.setdefault(endpoint.container_id, endpoint)
+        return [*found.values(), *astray.values()]
+
+    @cached_property
+    def _local(self) -> dict[str, list[Endpoint]]:
+        grouped: dict[str, list[Endpoint]] = {}
+        for endpoint in self.fleet.endpoints:
+            grouped.setdefault(endpoint.host, []).append(endpoint)
+        return grouped
+
+    def _upstream_pairs(self) -> None:
+        """One container for each set of upstream name servers of a host, and the host for comparison."""
+        for host in self.fleet.answering:
+            found: dict[tuple[str, ...], Endpoint] = {}
+            networks = self.fleet.networks
+            local = [e for e in self._local.get(host.name) or [] if e.network_id in networks]
+            local = [e for e in local if not networks[e.network_id].internal]
+            for embedded in (True, False):  # the engine's forwarder first: most containers depend on it
+                for endpoint in local:
+                    servers = upstreams(self.fleet, endpoint)
+                    forwarded = EMBEDDED_DNS in resolvers(self.fleet, endpoint)
+                    if servers and forwarded == embedded and default_gateways(self.fleet, endpoint):
+                        found.setdefault(servers, endpoint)
+            self.pairs += [upstream_pair(self.fleet, source) for source in list(found.values())[:RESOLVERS]]
+            if found:
+                self.pairs.append(upstream_pair(self.fleet, host))
+
+    def _translated_pairs(self) -> None:
+        for host in self.fleet.answering:
+            for row in translations(self.fleet, host, self._local.get(host.name) or []):
+                self.pairs.append(translated_pair(self.fleet, row.client, row.address, row.port))
 
 
 def _reachable_from_outside(port: dict[str, t.Any], host: Host) -> bool:
@@ -182,27 +240,14 @@ def _one_per_host(endpoints: list[Endpoint]) -> list[Endpoint]:
     return list(first.values())
 
 
-def _service_ports(fleet: Fleet, network_id: str) -> list[tuple[str, str, int]]:
-    """(VIP, service, TCP port) of every service with a VIP on the network whose tasks listen on the port."""
-    services = next((m.facts.swarm.get("services") or [] for m in fleet.managers if m.facts.swarm.get("services")), [])
-    found = []
-    for service in services:
-        for vip in service.get("vips") or []:
-            if vip["network_id"] != network_id or service.get("endpoint_mode") == "dnsrr":
-                continue
-            for port in service.get("ports") or []:
-                if port.get("protocol", "tcp") == "tcp":
-                    found.append((vip["ip"].split("/")[0], service["name"], port["target"]))
-    return found
-
-
 def _source(facts: HostFacts, pair: Pair) -> dict[str, t.Any]:
     """The namespace to probe from, with its identity and the resolver configuration of its container."""
     source: dict[str, t.Any] = {"container": pair.src.container_id, "netns": pair.netns, "probes": []}
     if pair.netns:
         source["inode"] = next((ns.key for ns in facts.namespaces if ns.facts.get("path") == pair.netns), None)
         container = next((c for c in facts.containers if c["id"] == pair.src.container_id), {})
-        source["dns"] = container.get("dns")
+        dns = container.get("dns") or {}
+        source["dns"] = {name: dns[name] for name in RESOLVER if name in dns} or None
     return {name: value for name, value in source.items() if value is not None}
 
 
