@@ -10,12 +10,13 @@ import copy
 import typing as t
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry import decide_all
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry import CAUSES, decide_all
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import observe
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Facts, Pair
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.plan import first_round, second_round
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services import again_sections
 
 NETWORK = "net1"
 
@@ -166,12 +167,28 @@ def run_case(fleet: Fleet, broken: t.Callable[[Pair, str], str | None] = lambda 
     plans["again"] = second_round(observe(fleet, plans))
     if plans["again"]:
         for host in fleet.answering:
-            again = copy.deepcopy(host.facts.facts)
-            host.snapshots["again"] = HostFacts(host.name, {**again, "started": 20.0, "finished": 21.0})
+            host.snapshots["again"] = HostFacts(host.name, _second_reading(host.facts.facts, plans["again"]))
         _probe(fleet, "again", plans["again"], broken)
     case = Case(fleet, observe(fleet, plans))
     decide_all(case)
+    assert {finding.cause for finding in case.findings} <= {cause.id for cause in CAUSES}
     return case
+
+
+def _second_reading(facts: Facts, pairs: list[Pair]) -> Facts:
+    """As the playbook reads it: namespaces and counters, and only what the suspect pairs need besides."""
+    sections = ["netns", "counters", *again_sections(pairs)]
+    kept = {"schema", "missing", "host", "namespaces"} | set(sections)
+    again = copy.deepcopy({key: value for key, value in facts.items() if key in kept})
+    for namespace in again.get("namespaces") or []:
+        if "filter" not in sections:
+            namespace["filter"] = {}
+    return {
+        **again,
+        "sections": sections,
+        "started": facts.get("started", 0) + 20,
+        "finished": facts.get("started", 0) + 21,
+    }
 
 
 def _probe(fleet: Fleet, label: str, pairs: list[Pair], broken: t.Callable[[Pair, str], str | None]) -> None:

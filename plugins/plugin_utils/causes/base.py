@@ -91,7 +91,9 @@ class Cause:
     """An entry of the catalogue: what it is and how it is decided.
 
     C(decide) takes the case and yields findings. C(stage) orders the causes: all but STATE only look at pairs
-    that nothing before them explains.
+    that nothing before them explains. C(remedy) is what repairs it, in a sentence. C(rules_out) tells of another
+    cause's finding why this one is not what broke its pairs: what was read that speaks against it, or None where
+    it was no alternative or nothing was read.
     """
 
     id: str
@@ -100,6 +102,8 @@ class Cause:
     traps: str
     decide: t.Callable[[Case], t.Iterable[Finding]]
     stage: int = STATE
+    remedy: str = ""
+    rules_out: t.Callable[[Case, Finding], str | None] | None = None
 
 
 class Case:

@@ -18,6 +18,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     Remedy,
     pair_ids,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.kernel import live_restore_refusal
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 
@@ -26,7 +27,7 @@ def decide_down(case: Case) -> t.Iterator[Finding]:
     """A host that has an engine which does not answer on its socket."""
     for host in case.fleet.answering:
         engine = host.facts.engine
-        if engine.get("state") != "down":
+        if engine.get("state") != "down" or live_restore_refusal(host):
             continue
         broken = [o for o in case.touching(host.name) if _needs_engine(case, o, host)]
         error = engine.get("error") or "its socket does not answer"
@@ -90,5 +91,6 @@ CAUSES = [
         "the engine's API socket, its last log lines, the node list of a manager",
         "a host without any engine is not a fault; a node that a manager calls Down may have a running engine",
         decide_down,
+        remedy="start the engine; its log's last error says why it stopped",
     ),
 ]

@@ -97,6 +97,23 @@ def decide_interface(case: Case) -> t.Iterator[Finding]:
                 yield _finding(case, host, "if-forwarding-off", key, [o for o in pairs if o.broken], name)
 
 
+def forwards_instead(case: Case, finding: Finding) -> str | None:
+    """The hosts that forward a finding's routed pairs do forward, on every interface of the path."""
+    explained = set(finding.explains)
+    tested = []
+    for host in case.fleet.answering:
+        pairs = [o for o in routed_pairs(case, host) if o.pair.id in explained]
+        sysctls = host.latest.root.sysctls
+        if not pairs or "net.ipv4.ip_forward" not in sysctls:
+            continue
+        keys = ["net.ipv4.ip_forward"]
+        keys += [f"net.ipv4.conf.{name.replace('.', '/')}.forwarding" for name in interfaces(host, pairs)]
+        if any(sysctls.get(key) == 0 for key in keys):
+            return None
+        tested.append(host.name)
+    return f"{', '.join(tested)} forwards on every interface of the path" if tested else None
+
+
 def _finding(case: Case, host: Host, cause: str, key: str, broken: list[Observation], scope: str) -> Finding:
     moved = _address_errors(host)
     evidence = [
@@ -162,6 +179,8 @@ CAUSES = [
         "net.ipv4.ip_forward, Ip InAddrErrors around the probes, egress and published-port pairs",
         "overlay traffic between hosts does not suffer; a host without routed containers needs none",
         decide_global,
+        remedy="net.ipv4.ip_forward = 1, at runtime and in a file of /etc/sysctl.d that sorts last",
+        rules_out=forwards_instead,
     ),
     Cause(
         "if-forwarding-off",
@@ -169,5 +188,6 @@ CAUSES = [
         "net.ipv4.conf.<interface>.forwarding of the interfaces on the path, Ip InAddrErrors around the probes",
         "conf.all.forwarding still reads 1; lo and interfaces off the path may be 0",
         decide_interface,
+        remedy="forwarding = 1 on that one interface; never toggle ip_forward, which rewrites them all",
     ),
 ]

@@ -309,6 +309,7 @@ CAUSES = [
         "links and bridge ports of every overlay namespace",
         "a network without endpoints on a host has no device there",
         decide_vtep_down,
+        remedy="set the device up or put the port back; else recreate the endpoint",
     ),
     Cause(
         "overlay-entry-wrong",
@@ -316,6 +317,7 @@ CAUSES = [
         "FDB and neighbours of every VXLAN device against the endpoints every engine runs",
         "a task being rescheduled: read twice; an engine heals missing entries by itself, wrong ones stay",
         decide_wrong,
+        remedy="replace the entry by what the endpoint's own host says; update the engine, or recreate the endpoint",
     ),
     Cause(
         "overlay-entry-missing",
@@ -324,5 +326,6 @@ CAUSES = [
         "gossip that is cut withdraws entries: then gossip is the cause",
         decide_missing,
         stage=AFTERMATH,
+        remedy="add both entries, neighbour and FDB; update the engine, or recreate the endpoint",
     ),
 ]

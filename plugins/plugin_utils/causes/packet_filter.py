@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
     CONFIRMED,
@@ -29,11 +30,23 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     pair_ids,
     severity_of,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner import (
+    CALICO,
+    hidden_in_legacy,
+    opening,
+    owner_of,
+    owner_words,
+    rule_source,
+    rule_words,
+    verify,
+)
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import (
     INBOUND,
     OUTBOUND,
     Packet,
+    PathFate,
     RuleRef,
+    fate,
     path_fate,
     prepare,
 )
@@ -138,8 +151,23 @@ def _packet(case: Case, flow: Flow, iif: str | None, oif: str | None) -> Packet:
     return Packet(**common, ct_state=state, ct_direction=direction)
 
 
+def _packet_at(case: Case, flow: Flow, host: str, direction: str) -> Packet:
+    """A flow's packet as it arrives at (or leaves) the NIC of a host."""
+    link = (case.host(host).underlay_link or {}).get("name")
+    return _packet(case, flow, link if direction == "in" else None, link if direction == "out" else None)
+
+
+_drops: WeakKeyDictionary[Case, list[Drop]] = WeakKeyDictionary()
+
+
 def drops(case: Case) -> list[Drop]:
-    """Every rule of every host that stops a flow between probed hosts, with the flows it stops."""
+    """Every rule of every host that stops a flow between probed hosts, with the flows it stops; evaluated once."""
+    if case not in _drops:
+        _drops[case] = _evaluate(case)
+    return _drops[case]
+
+
+def _evaluate(case: Case) -> list[Drop]:
     found: dict[tuple[str, str, str, bool], Drop] = {}
     rulesets = {h.name: prepare(h.facts.root.filter) for h in case.fleet.answering if h.facts.root.filter}
     for observation in case.host_pairs:
@@ -148,22 +176,22 @@ def drops(case: Case) -> list[Drop]:
             for host, direction, path in ((flow.src, "out", OUTBOUND), (flow.dst, "in", INBOUND)):
                 if host not in rulesets:
                     continue
-                link = (case.host(host).underlay_link or {}).get("name")
-                packet = _packet(case, flow, link if direction == "in" else None, link if direction == "out" else None)
-                fate = path_fate(rulesets[host], packet, path)
-                _record(found, host, direction, flow, fate)
+                packet = _packet_at(case, flow, host, direction)
+                _record(found, host, direction, flow, path_fate(rulesets[host], packet, path))
     return list(found.values())
 
 
-def _record(found: dict[tuple[str, str, str, bool], Drop], host: str, direction: str, flow: Flow, fate: t.Any) -> None:
-    if fate.verdict == "accept":
+def _record(
+    found: dict[tuple[str, str, str, bool], Drop], host: str, direction: str, flow: Flow, outcome: PathFate
+) -> None:
+    if outcome.verdict == "accept":
         return
-    certain = bool(fate.verdict == "drop" and fate.drops)
-    for rule in fate.drops[:1] if certain else fate.may_drop:
+    certain = bool(outcome.verdict == "drop" and outcome.drops)
+    for rule in outcome.drops[:1] if certain else outcome.may_drop:
         drop = found.setdefault((host, direction, rule.ref, certain), Drop(host, direction, rule, certain))
         drop.flows.append(flow)
         if certain:
-            drop.also.update({other.ref: other for other in fate.drops[1:]})
+            drop.also.update({other.ref: other for other in outcome.drops[1:]})
 
 
 def victims(case: Case, drop: Drop) -> list[Observation]:
@@ -173,7 +201,16 @@ def victims(case: Case, drop: Drop) -> list[Observation]:
         for observation in _pairs_of(case, flow):
             if observation.broken:
                 found[observation.pair.id] = observation
+    overlay = [o for o in found.values() if o.pair.kind == "overlay"]
+    if all(_encrypted(case, o) for o in overlay):
+        # What an encrypted network sends is ESP on the way; what then comes out of it is another cause's.
+        return [o for o in found.values() if o not in overlay]
     return list(found.values())
+
+
+def _encrypted(case: Case, observation: Observation) -> bool:
+    network = case.fleet.networks.get(observation.pair.network_id or "")
+    return network is not None and "encrypted" in network.options
 
 
 def _pairs_of(case: Case, flow: Flow) -> list[Observation]:
@@ -183,7 +220,7 @@ def _pairs_of(case: Case, flow: Flow) -> list[Observation]:
         return own + case.between(flow.src, flow.dst)
     if flow.purpose == GOSSIP:
         # Without gossip the engines withdraw each other's neighbours and forwarding entries.
-        return own + [o for o in case.between(flow.src, flow.dst) if _withdrawn(case, o)]
+        return own + [o for o in case.between(flow.src, flow.dst) if withdrawn(case, o)]
     return own
 
 
@@ -192,7 +229,7 @@ def _layer_failed(observation: Observation, flow: Flow) -> bool:
     return observation.layers().get(key) == "failed"
 
 
-def _withdrawn(case: Case, observation: Observation) -> bool:
+def withdrawn(case: Case, observation: Observation) -> bool:
     """The kernel at one end no longer knows the other: gossip took the entry back, for the question or the answer."""
     pair = observation.pair
     return any(
@@ -228,23 +265,40 @@ def _asked(case: Case, flow: Flow) -> list[Observation]:
     return [asked] if asked is not None and asked.layers().get(key) == "ok" else []
 
 
-def decide(case: Case) -> t.Iterator[Finding]:
-    """Rules that certainly drop a flow the overlay needs."""
+def _certain(case: Case) -> dict[tuple[str, str, str], list[Drop]]:
+    """(host, direction, purpose) -> the rules that drop such flows for certain; gossip over both protocols is one."""
     groups: dict[tuple[str, str, str], list[Drop]] = {}
     for drop in drops(case):
-        if not drop.certain or contradicted(case, drop):
-            continue
-        if drop.purpose == REACH:
+        if drop.certain and not contradicted(case, drop):
+            groups.setdefault((drop.host, drop.direction, drop.purpose), []).append(drop)
+    for (host, direction, purpose), members in groups.items():
+        if purpose == GOSSIP:
+            members.extend(groups.get((host, direction, GOSSIP_UDP), []))
+    return {
+        (host, direction, purpose): members
+        for (host, direction, purpose), members in groups.items()
+        if purpose != GOSSIP_UDP or (host, direction, GOSSIP) not in groups
+    }
+
+
+def decide(*purposes: str) -> t.Callable[[Case], t.Iterator[Finding]]:
+    """Rules that certainly drop a flow of these purposes."""
+
+    def decide_purposes(case: Case) -> t.Iterator[Finding]:
+        for (_host, _direction, purpose), members in _certain(case).items():
+            if purpose in purposes:
+                yield _finding(case, members)
+
+    return decide_purposes
+
+
+def decide_reach(case: Case) -> t.Iterator[Finding]:
+    """Rules that drop every probe between hosts, so that nothing can be told of what else passes."""
+    for (_host, _direction, purpose), members in _certain(case).items():
+        for drop in members if purpose == REACH else []:
             broken = victims(case, drop)
             if broken and all(not o.reached for o in broken):
                 yield _reach_finding(case, drop, broken)
-            continue
-        groups.setdefault((drop.host, drop.direction, drop.purpose), []).append(drop)
-    for (host, direction, purpose), members in groups.items():
-        if purpose == GOSSIP_UDP and (host, direction, GOSSIP) in groups:
-            continue
-        udp = groups.get((host, direction, GOSSIP_UDP), []) if purpose == GOSSIP else []
-        yield _finding(case, members + udp)
 
 
 def decide_possible(case: Case) -> t.Iterator[Finding]:
@@ -264,6 +318,49 @@ def _moved(case: Case, drop: Drop) -> Rise | None:
     return rise(host, host.facts.root.key, rule_counter(drop.rule.ref))
 
 
+def _name_of(case: Case, drop: Drop, accepting: str | None) -> str:
+    """What a rule that stops the tunnel is called: by who made it, and by what hides it."""
+    if hidden_in_legacy(drop.rule, case.host(drop.host)):
+        return "legacy-nft-mix"
+    if drop.purpose != TUNNEL:
+        return CAUSE_OF[drop.purpose]
+    if owner_of(drop.rule, case.host(drop.host)) == CALICO and "VXLAN" in (drop.rule.comment or ""):
+        return "calico-drops-foreign-vxlan"
+    return "nft-basechain-override" if accepting else CAUSE_OF[TUNNEL]
+
+
+def _hint(cause: str, accepting: str | None) -> str:
+    if cause == "legacy-nft-mix":
+        return "; in iptables-legacy, where nft and iptables do not show it"
+    return f"; that {accepting.partition(':')[0]} accepts it does not help" if accepting else ""
+
+
+def accepted_elsewhere(case: Case, drop: Drop) -> str | None:
+    """Another base chain of the same hook that accepts the tunnel by a rule of its own: its name, and the rule."""
+    flow = next((flow for flow in drop.flows if flow.purpose == TUNNEL), None)
+    facts = case.host(drop.host).facts.root.filter
+    if flow is None or not drop.certain:
+        return None
+    packet = _packet_at(case, flow, drop.host, drop.direction)
+    chains = facts.get("chains") or []
+    for base in chains:
+        if base.get("hook") != drop.rule.hook or base["ref"] == drop.rule.base or base.get("type") == "nat":
+            continue
+        if _accepts(facts, base, base["rules"], packet):
+            # The one rule that does, where it is the base chain's own.
+            alone = (rule for rule in base["rules"] if _accepts(facts, base, [rule], packet))
+            rule = next(alone, None)
+            return f"{base['family']} {base['table']} {base['name']}" + (f": `{rule['text']}`" if rule else "")
+    return None
+
+
+def _accepts(facts: dict[str, t.Any], base: dict[str, t.Any], rules: list[t.Any], packet: Packet) -> bool:
+    """Whether these rules of a base chain, alone and with a policy of drop, let the packet pass for certain."""
+    kept = [{**base, "rules": rules, "policy": "drop"}]
+    kept += [chain for chain in facts["chains"] if not chain.get("hook")]
+    return fate({**facts, "chains": kept}, packet, base["hook"]).verdict == "accept"
+
+
 def _finding(case: Case, members: list[Drop]) -> Finding:
     """One finding for all rules that stop the same purpose on one host in one direction."""
     first = min(members, key=lambda drop: ORDER.index(drop.purpose))
@@ -275,20 +372,40 @@ def _finding(case: Case, members: list[Drop]) -> Finding:
     where = "arriving from" if first.direction == "in" else "leaving for"
     more = f" and {len(members) - 1} more" if len(members) > 1 else ""
     severity = WARNING if first.purpose == GOSSIP_UDP and not broken else severity_of(broken)
-    evidence = [_rule_evidence(drop, moved) for drop, moved in zip(members, moves, strict=True)]
+    host = case.host(first.host)
+    owner = owner_of(first.rule, host)
+    accepting = accepted_elsewhere(case, first)
+    cause = _name_of(case, first, accepting)
+    evidence = [_rule_evidence(case, drop, moved) for drop, moved in zip(members, moves, strict=True)]
+    if accepting:
+        evidence.append(
+            Evidence(
+                first.host,
+                f"packet filter, another base chain of hook {first.rule.hook}",
+                f"{accepting} accepts it, which does not help: an accept ends its own base chain only",
+                "accepted in every base chain of the hook",
+                "nft -a list ruleset",
+            )
+        )
     for other in {ref: rule for drop in members for ref, rule in drop.also.items()}.values():
         evidence.append(
-            Evidence(first.host, _rule_source(other), _rule_words(other), "no further rule drops it", _verify(other))
+            Evidence(
+                first.host,
+                rule_source(other, owner_of(other, host)),
+                rule_words(other),
+                "no further rule drops it",
+                verify(other),
+            )
         )
     return Finding(
-        cause=CAUSE_OF[first.purpose],
+        cause=cause,
         severity=severity,
         confidence=CONFIRMED if broken and any(moved is not None and moved.tied for moved in moves) else LIKELY,
         hosts=[first.host],
         segment=f"host-filter-{first.direction}",
         direction=first.direction,
         summary=f"{first.host} drops {ports} ({CARRIES[first.purpose]}) {where} {', '.join(peers)}: "
-        f"{_rule_words(first.rule)}{more}",
+        f"{rule_words(first.rule)}{more}{owner_words(owner)}{_hint(cause, accepting)}",
         evidence=evidence + _probe_evidence(broken),
         explains=pair_ids(broken),
         remedies=[_remedy(case, drop) for drop in members[:1]],
@@ -304,44 +421,23 @@ def _reach_finding(case: Case, drop: Drop, broken: list[Observation]) -> Finding
         segment=f"host-filter-{drop.direction}",
         direction=drop.direction,
         summary=f"{drop.host} drops every probe of {', '.join(drop.peers)} by its packet filter: "
-        f"{_rule_words(drop.rule)}; whether the tunnel passes cannot be told",
-        evidence=[_rule_evidence(drop, None), *_probe_evidence(broken)],
+        f"{rule_words(drop.rule)}; whether the tunnel passes cannot be told",
+        evidence=[_rule_evidence(case, drop, None), *_probe_evidence(broken)],
         explains=pair_ids(broken),
         remedies=[_remedy(case, drop)],
     )
 
 
-def _rule_words(rule: RuleRef) -> str:
-    if rule.why == "policy":
-        return f"policy {rule.verdict} of {rule.family} {rule.table} {rule.chain}"
-    comment = f' (comment "{rule.comment}")' if rule.comment else ""
-    return f"rule `{rule.text}` in {rule.family} {rule.table} {rule.chain}{comment}"
-
-
-def _rule_source(rule: RuleRef) -> str:
-    return f"packet filter, {rule.backend} {rule.family} {rule.table} {rule.chain}, hook {rule.hook}"
-
-
-def _rule_evidence(drop: Drop, moved: t.Any) -> Evidence:
+def _rule_evidence(case: Case, drop: Drop, moved: t.Any) -> Evidence:
     counted = f"; counter {moved}" if moved is not None else "; it has no counter"
     handle = f" handle {drop.rule.handle}" if drop.rule.handle is not None else ""
     return Evidence(
         drop.host,
-        _rule_source(drop.rule),
-        f"{_rule_words(drop.rule)}{handle}{counted}",
+        rule_source(drop.rule, owner_of(drop.rule, case.host(drop.host))),
+        f"{rule_words(drop.rule)}{handle}{counted}",
         "accepted from the peers of the fleet",
-        _verify(drop.rule),
+        verify(drop.rule),
     )
-
-
-def _verify(rule: RuleRef) -> str:
-    if rule.backend == "legacy":
-        tool = "ip6tables-legacy" if rule.family == "ip6" else "iptables-legacy"
-        return f"{tool} -t {rule.table} -vnL {rule.chain} --line-numbers"
-    if rule.family in ("ip", "ip6") and rule.table in ("filter", "nat", "mangle", "raw", "security"):
-        tool = "ip6tables" if rule.family == "ip6" else "iptables"
-        return f"{tool} -t {rule.table} -vnL {rule.chain} --line-numbers"
-    return f"nft -a list chain {rule.family} {rule.table} {rule.chain}"
 
 
 def _probe_evidence(broken: list[Observation]) -> list[Evidence]:
@@ -363,24 +459,28 @@ def _probe_evidence(broken: list[Observation]) -> list[Evidence]:
 def _remedy(case: Case, drop: Drop) -> Remedy:
     peers = [case.host(name).underlay_ip or name for name in drop.peers]
     ports = sorted({(flow.protocol, flow.port) for flow in drop.flows if flow.port and not flow.reply})
-    steps = [
-        (
-            f"On {drop.host}, in the chain that drops ({drop.rule.family} {drop.rule.table} {drop.rule.chain}, "
-            "managed by its owner: firewalld, ufw, nftables.conf or iptables), accept before the dropping rule:"
-        )
-    ]
-    side, ends = ("saddr", "from") if drop.direction == "in" else ("daddr", "to")
-    for protocol, port in ports:
-        steps.append(
-            f"  {ends} {', '.join(peers)}: {protocol}/{port}  (nft: ip {side} {{ {', '.join(peers)} }} "
-            f"{protocol} dport {port} accept)"
-        )
+    owner = owner_of(drop.rule, case.host(drop.host))
+    steps = opening(drop.rule, owner, drop.host, drop.direction, peers, ports)
     return Remedy(
         "cure",
         tuple(steps),
         "Accept from the peers' addresses only: VXLAN is not authenticated, whoever may send to the tunnel port can "
         "put frames into every unencrypted overlay.",
     )
+
+
+def passed_instead(case: Case, finding: Finding) -> str | None:
+    """The filters of both ends of a finding's overlay pairs let the tunnel pass, in and out."""
+    explained = set(finding.explains)
+    pairs = {o.pair.hosts for o in case.observations if o.pair.id in explained and o.pair.kind == "overlay"}
+    hosts = sorted({name for ends in pairs for name in ends if name})
+    if not hosts or not case.fleet.tunnel_port or not all(case.filter_is_known(name) for name in hosts):
+        return None
+    dropped = {(f.src, f.dst) for drop in drops(case) for f in drop.flows if f.purpose == TUNNEL}
+    if any(ends in dropped or ends[::-1] in dropped for ends in pairs):
+        return None
+    words = f"{', '.join(hosts[:4])}{' and others' if len(hosts) > 4 else ''}"
+    return f"the packet filters of {words} let udp/{case.fleet.tunnel_port} pass in and out"
 
 
 CAUSES = [
@@ -390,7 +490,41 @@ CAUSES = [
         "base chains at the sender's output and the receiver's input; rule counters around the probes; overlay pairs",
         "a rule for other ports; an accept in one base chain does not help against a drop in another; 'established' "
         "never admits VXLAN",
-        decide,
+        decide(TUNNEL),
+        remedy="accept the port from the peers' addresses only, in the words of the rule's owner",
+        rules_out=passed_instead,
+    ),
+    Cause(
+        "gossip-7946-blocked",
+        "A host's own packet filter drops gossip",
+        "base chains at the sender's output and the receiver's input for 7946; entries that engines withdrew",
+        "a node without a task on a network is missing among its peers by design",
+        decide(GOSSIP),
+        remedy="accept 7946, TCP and UDP, from the other nodes",
+    ),
+    Cause(
+        "gossip-udp-7946-blocked",
+        "A host's own packet filter drops gossip over UDP",
+        "base chains at the sender's output and the receiver's input for udp/7946",
+        "gossip over TCP keeps the nodes alive: nothing breaks at once",
+        decide(GOSSIP_UDP),
+        remedy="accept 7946 over UDP from the other nodes",
+    ),
+    Cause(
+        "mgmt-2377-blocked",
+        "A host's own packet filter drops the managers' port",
+        "base chains at the sender's output and the manager's input for 2377, the manager's list of nodes",
+        "a node that a manager calls Down still carries traffic",
+        decide(MANAGEMENT),
+        remedy="accept 2377 over TCP on the managers from the other nodes",
+    ),
+    Cause(
+        "unexplained-loss",
+        "A host's own packet filter drops every probe",
+        "base chains at the sender's output and the receiver's input for each probe",
+        "a host that answers no echo may still carry the tunnel",
+        decide_reach,
+        remedy="permit echo between the hosts, or let a capture tell what passes",
     ),
     Cause(
         "data-udp-blocked-host-fw",

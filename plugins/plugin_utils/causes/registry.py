@@ -7,23 +7,88 @@
 from __future__ import annotations
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes import (
+    addressing,
+    attachment,
+    balancing,
+    cluster,
     design,
+    encryption,
     engine,
+    filter_ownership,
     forwarding,
+    identity,
+    ipam,
+    kernel,
+    managers,
+    mtu,
+    names,
+    nat,
     overlay_state,
     packet_filter,
+    ports,
+    posture,
     remainder,
     service,
     underlay,
 )
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case, Cause
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import INFO, Case, Cause, Finding
 
-FAMILIES = (design, engine, packet_filter, overlay_state, forwarding, service, underlay, remainder)
+FAMILIES = (
+    design,
+    engine,
+    cluster,
+    packet_filter,
+    filter_ownership,
+    ports,
+    encryption,
+    identity,
+    addressing,
+    overlay_state,
+    attachment,
+    forwarding,
+    nat,
+    names,
+    service,
+    balancing,
+    ipam,
+    mtu,
+    kernel,
+    managers,
+    underlay,
+    remainder,
+    posture,
+)
 
 CAUSES: list[Cause] = sorted((cause for family in FAMILIES for cause in family.CAUSES), key=lambda cause: cause.stage)
+
+
+# Findings at info that are no wrong setting: what is meant to be so, and what could be better.
+WRONG = {cause.id for cause in CAUSES} - {"isolated-by-design", "node-not-active", "posture"}
 
 
 def decide_all(case: Case) -> None:
     """Run every cause; each sees what those before it found."""
     for cause in CAUSES:
         case.findings += list(cause.decide(case))
+    for finding in case.findings:
+        if finding.explains:
+            finding.rejected += [row for row in _alternatives(case, finding) if row not in finding.rejected]
+
+
+def _alternatives(case: Case, finding: Finding) -> list[tuple[str, str]]:
+    """What else could have broken these pairs, and what was read that speaks against it."""
+    found = []
+    for cause in CAUSES:
+        because = cause.rules_out(case, finding) if cause.rules_out and cause.id != finding.cause else None
+        if because:
+            found.append((cause.id, because))
+    return found + [(latent.cause, f"it breaks nothing: {latent.summary}") for latent in _latent(case, finding)]
+
+
+def _latent(case: Case, finding: Finding) -> list[Finding]:
+    """Wrong settings on the same hosts that break no pair."""
+    return [
+        other
+        for other in case.findings
+        if other.severity == INFO and other.cause in WRONG and set(other.hosts) & set(finding.hosts)
+    ]

@@ -35,15 +35,19 @@ CONTROL = {
 }
 
 
-def decide_control_ports(case: Case) -> t.Iterator[Finding]:
-    """Control ports that stay silent although the hosts reach each other and no host's filter drops them."""
-    for layer, (cause, words) in CONTROL.items():
+def decide_control_port(layer: str) -> t.Callable[[Case], t.Iterator[Finding]]:
+    """A control port that stays silent although the hosts reach each other and no host's filter drops it."""
+    cause, words = CONTROL[layer]
+
+    def decide(case: Case) -> t.Iterator[Finding]:
         open_pairs = [o for o in case.unexplained if o.pair.kind == "host" and o.reached]
         failing = [o for o in open_pairs if o.layers().get(layer) == "failed" and _silent(o, layer)]
         working = [_ends(o) for o in case.host_pairs if o.layers().get(layer) == "ok"]
         for place in culprits([_ends(o) for o in failing], working):
             pairs = [o for o in failing if place <= set(_ends(o))]
             yield _control_finding(case, cause, layer, words, sorted(place), pairs)
+
+    return decide
 
 
 def _silent(observation: Observation, layer: str) -> bool:
@@ -209,11 +213,21 @@ def _last_seen(case: Case, observation: Observation) -> tuple[str, str]:
 CAUSES = [
     Cause(
         "gossip-7946-blocked",
-        "Gossip or management ports are silent, and no host's own filter drops them",
-        "TCP probes between hosts, listening sockets, the evaluation of both packet filters",
+        "Gossip's port is silent, and no host's own filter drops it",
+        "TCP probes between hosts, the evaluation of both packet filters",
         "an engine that is down refuses instead of staying silent",
-        decide_control_ports,
+        decide_control_port(f"tcp:{SWARM_GOSSIP_PORT}"),
         stage=SYMPTOM,
+        remedy="open 7946, TCP and UDP, between the nodes in what filters the network between them",
+    ),
+    Cause(
+        "mgmt-2377-blocked",
+        "The managers' port is silent, and no host's own filter drops it",
+        "TCP probes from nodes to managers, the evaluation of both packet filters",
+        "an engine that is down refuses instead of staying silent",
+        decide_control_port(f"tcp:{SWARM_MANAGEMENT_PORT}"),
+        stage=SYMPTOM,
+        remedy="open 2377 over TCP to the managers in what filters the network between them",
     ),
     Cause(
         "unexplained-loss",
@@ -222,5 +236,6 @@ CAUSES = [
         "never silence, never a guess",
         decide_remainder,
         stage=REMAINDER,
+        remedy="a capture along the path, at the place where the packets were last seen",
     ),
 ]

@@ -10,7 +10,6 @@ import typing as t
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
     CONFIRMED,
-    SYMPTOM,
     Case,
     Cause,
     Evidence,
@@ -108,48 +107,6 @@ def _finding(host: Host, container: Facts, namespace: Namespace, port: int, obse
     )
 
 
-def decide_ipvs(case: Case) -> t.Iterator[Finding]:
-    """Virtual addresses that no kernel can balance, because IPVS is not there."""
-    for host in case.fleet.answering:
-        if (host.facts.facts.get("host") or {}).get("ipvs") is not False:
-            continue
-        broken = [o for o in case.unexplained if o.pair.kind == "service" and o.pair.src.host == host.name]
-        if not broken:
-            continue
-        services = ", ".join(sorted({o.pair.dst.name for o in broken}))
-        yield Finding(
-            cause="ipvs-missing",
-            severity=severity_of(broken),
-            confidence="likely",
-            hosts=[host.name],
-            segment="service",
-            summary=f"The kernel of {host.name} has no IPVS: virtual addresses do not answer there ({services})",
-            evidence=[
-                Evidence(
-                    host.name,
-                    "/proc/net/ip_vs",
-                    "absent",
-                    "present once the engine uses a virtual address",
-                    "ls /proc/net/ip_vs; modprobe -n ip_vs",
-                )
-            ],
-            explains=pair_ids(broken),
-            remedies=[
-                Remedy(
-                    "cure",
-                    (f"on {host.name}: modprobe ip_vs; and 'ip_vs' in a file of /etc/modules-load.d",),
-                    "None known.",
-                ),
-                Remedy(
-                    "mitigation",
-                    ("recreate the service with endpoint mode dnsrr and ports in mode host",),
-                    "Recreating a service interrupts it.",
-                    disruptive=True,
-                ),
-            ],
-        )
-
-
 CAUSES = [
     Cause(
         "service-not-listening",
@@ -157,13 +114,6 @@ CAUSES = [
         "listening sockets of the container's namespace; a refused connection proves the path",
         "a service that binds late: the sockets are read again before anything is said",
         decide_not_listening,
-    ),
-    Cause(
-        "ipvs-missing",
-        "The kernel has no IPVS, so virtual addresses and the routing mesh do not answer",
-        "/proc/net/ip_vs, service pairs",
-        "task addresses and attachable containers work without it",
-        decide_ipvs,
-        stage=SYMPTOM,
+        remedy="make the application listen on the port and not only on loopback, or publish the port it listens on",
     ),
 ]

@@ -136,7 +136,7 @@ def _finding(
     peers = sorted({end for o in pairs for end in _ends(o)} - place) or names
     sample = pairs[0]
     results = ", ".join(f"{key} {sample.results[key]['status']}" for key in sample.failed_layers())
-    explained = [o for o in case.broken if _crosses(o, pairs)]
+    explained = [o for o in case.broken if _crosses(o, pairs) or _leaves(case, o, place)]
     where = f"{names[0]} and {', '.join(peers)}" if len(names) == 1 else " and ".join(names)
     because = f": {evidence[0].source} {evidence[0].observed}" if evidence else ""
     return Finding(
@@ -173,6 +173,28 @@ def _finding(
     )
 
 
+def reached_instead(case: Case, finding: Finding) -> str | None:
+    """The hosts of a finding's pairs answer each other on the underlay."""
+    explained = set(finding.explains)
+    ends = {o.pair.hosts for o in case.observations if o.pair.id in explained and o.pair.kind == "overlay"}
+    hosts = sorted({tuple(sorted(_strings(pair))) for pair in ends if len(_strings(pair)) == 2})
+    if not hosts or not all(case.underlay_works(one, other) for one, other in hosts):
+        return None
+    words = ", ".join(f"{one} and {other}" for one, other in hosts[:3])
+    return f"{words}{' and others' if len(hosts) > 3 else ''} answer each other on the underlay"
+
+
+def _strings(pair: tuple[str | None, str | None]) -> set[str]:
+    return {name for name in pair if name}
+
+
+def _leaves(case: Case, observation: Observation, place: frozenset[str]) -> bool:
+    """It goes from a host that reaches no other host to something outside of the fleet."""
+    src, dst = observation.pair.hosts
+    cut_off = not any(src in _ends(o) and o.reached for o in case.host_pairs)
+    return len(place) == 1 and src in place and dst is None and cut_off
+
+
 def _crosses(observation: Observation, dead: list[Observation]) -> bool:
     """Its packets travel between two hosts that do not reach each other."""
     ends = set(observation.pair.hosts)
@@ -187,5 +209,7 @@ CAUSES = [
         "echo alone may be filtered by policy: a second protocol has to fail too",
         decide_unreachable,
         stage=UNDERLAY,
+        remedy="restore the link, address or route; else what lies between the hosts: switch, VLAN, security group",
+        rules_out=reached_instead,
     ),
 ]

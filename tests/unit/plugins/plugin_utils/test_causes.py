@@ -132,6 +132,19 @@ def test_a_wrong_forwarding_entry_is_found_where_it_is():
     assert len(case.findings[0].explains) == 2
 
 
+def test_a_missing_entry_is_blamed_only_for_pairs_that_need_it():
+    fleet = make_fleet(3)
+    overlay = fleet.hosts["node1"].facts.overlay_namespace("net1")
+    overlay.facts["fdb"] = [row for row in overlay.facts["fdb"] if mac(2) not in row["macs"]]
+    between = {"node1", "node2"}
+    case = run_case(fleet, lambda p, k: "timeout" if p.kind == "overlay" and set(p.hosts) == between else None)
+    assert [(f.cause, f.hosts) for f in case.findings] == [("overlay-entry-missing", ["node1"])]
+    assert len(case.findings[0].explains) == 2
+    healed = make_fleet(3)
+    healed.hosts["node1"].facts.overlay_namespace("net1").facts["fdb"] = overlay.facts["fdb"]
+    assert run_case(healed).findings == []  # an engine adds it with the next miss
+
+
 def test_an_entry_that_differs_while_traffic_arrives_is_not_wrong():
     fleet = make_fleet(3)
     overlay = fleet.hosts["node1"].facts.overlay_namespace("net1")
