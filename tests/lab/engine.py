@@ -119,6 +119,17 @@ def start_engine(host: Host, timeout: float = 60.0) -> None:
         )
 
 
+def started(host: Host, name: str) -> bool:
+    """Whether a container runs, after telling it to if it does not."""
+    try:
+        container = host.docker.containers.get(name)
+        if container.status != "running":
+            container.start()
+        return True
+    except (docker.errors.DockerException, requests.exceptions.RequestException):
+        return False
+
+
 def engine_answers(host: Host) -> bool:
     if not host.path("/run/docker.sock").exists():
         return False

@@ -33,6 +33,7 @@ def text(lab: Lab) -> str:
         "ansible_user=root",
         f"ansible_ssh_private_key_file={lab.directory}/key",
         "ansible_pipelining=true",
+        "ansible_ssh_retries=2",  # a connection that breaks while it is made is not what the lab is for
         "",
     ]
     groups = {

@@ -58,6 +58,7 @@ NEEDED: dict[str, tuple[Callable[[], bool], str]] = {
     "ethtool": (have("ethtool"), "switching offloads off on the lab's links"),
     "busybox-static": (lambda: static_busybox() is not None, "the one program in the lab's image (a static busybox)"),
     "tcpdump": (have("tcpdump"), "comparing captures"),
+    "etcd-server": (have("etcd"), "a key-value store beside the Swarm (etcd)"),
     "util-linux": (have("unshare", "nsenter", "setsid"), "entering namespaces (nsenter, setsid)"),
     "procps": (have("sysctl", "ps"), "kernel parameters (sysctl)"),
     "python3": (lambda: Path("/usr/bin/python3").exists(), "the lab hosts' Python (/usr/bin/python3)"),

@@ -7,16 +7,60 @@
 from __future__ import annotations
 
 from .. import state
-from . import control_plane, host_stack, overlay, service, tunnel_filter, underlay
+from . import (
+    addressing,
+    attachment,
+    balancing,
+    cluster,
+    control_plane,
+    encryption,
+    filter_ownership,
+    host_stack,
+    identity,
+    ipam,
+    kernel,
+    managers,
+    mtu,
+    names,
+    nat,
+    overlay,
+    ports,
+    service,
+    tunnel_filter,
+    underlay,
+)
 from .model import Fault
 
-FAMILIES = (tunnel_filter, control_plane, host_stack, overlay, underlay, service)
+FAMILIES = (
+    tunnel_filter,
+    control_plane,
+    host_stack,
+    overlay,
+    underlay,
+    service,
+    filter_ownership,
+    nat,
+    ports,
+    encryption,
+    mtu,
+    addressing,
+    identity,
+    ipam,
+    attachment,
+    names,
+    kernel,
+    cluster,
+    balancing,
+    managers,
+)
 FAULTS: dict[str, Fault] = {fault.name: fault for family in FAMILIES for fault in family.FAULTS}
 
 
 def find(name: str) -> Fault:
-    if name in FAULTS:
-        return FAULTS[name]
+    from ..traps import TRAPS
+
+    if name in FAULTS or name in TRAPS:
+        return FAULTS.get(name) or TRAPS[name]
     near = [known for known in FAULTS if known.startswith(name.partition(":")[0])]
     hint = ", ".join(near) if near else "see the list: python -m tests.lab faults"
     raise state.LabError(f"there is no fault {name!r}; {hint}")

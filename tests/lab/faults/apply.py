@@ -93,7 +93,7 @@ def remembered(lab: Lab) -> list[survey.Container]:
 
 def wait_until_it_bites(place: Place, fault: Fault, pairs: list[dict[str, str]]) -> None:
     deadline = time.monotonic() + fault.settle
-    while True:
+    while pairs or fault.withdraws:
         left = place.lab.survey().not_yet(pairs)
         if fault.withdraws and not left:
             left = still_known(place, fault.withdraws == "all")

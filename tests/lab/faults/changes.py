@@ -248,15 +248,21 @@ class EngineStop:
 
     number: int
 
-    def apply(self, place: Place) -> None:
+    def apply(self, place: Place) -> list[str]:
+        running = [str(container.name) for container in place.host.docker.containers.list()]
         pid = place.host.path("/run/docker.pid").read_text().strip()
         place.host.run(["kill", f"-{self.number}", pid])
         gone = state.wait_for(lambda: not place.host.path(f"/proc/{pid}").exists(), 30)
         if not gone:
             raise state.LabError(f"dockerd on {place.host.name} survives signal {self.number}")
+        return running
 
-    def undo(self, place: Place, saved: None) -> None:
+    def undo(self, place: Place, saved: list[str]) -> None:
         engine.start_engine(place.host)
+        for name in saved:
+            # One on the overlay that the engine restarts before its Swarm is back finds no network, and stays down.
+            if not state.wait_for(lambda name=name: engine.started(place.host, name), 30, 0.5):
+                raise state.LabError(f"{name} on {place.host.name} does not start again")
 
 
 @dataclasses.dataclass(frozen=True)

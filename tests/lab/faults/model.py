@@ -122,7 +122,7 @@ class Expect:
 
     def as_dict(self, place: Place) -> dict[str, Any]:
         return {
-            "cause": self.causes[0],
+            "cause": self.causes[0] if self.causes else None,
             "causes": list(self.causes),
             "hosts": [place.fill(host) for host in self.hosts],
             "segments": list(self.segments),
@@ -152,14 +152,38 @@ class Fault:
     residue: str = ""
     """What healing cannot take back, and why."""
 
+    managers: int = 1
+    """How many of the lab's hosts have to be managers of the Swarm."""
+    question: tuple[tuple[str, str], ...] = ()
+    """Options of the diagnosis (doctor_to …) without which nothing would be asked of what the fault breaks."""
+    also: frozenset[str] = frozenset()
+    """Causes a diagnosis may name besides, at info: what the fault leaves lying about and breaks nothing."""
+
     @property
-    def cause(self) -> str:
-        return self.expect.causes[0]
+    def cause(self) -> str | None:
+        """None for a trap."""
+        return self.expect.causes[0] if self.expect.causes else None
+
+    def options(self, place: Place) -> dict[str, str]:
+        """What the diagnosis has to be asked with."""
+        return {name: place.fill(value) for name, value in self.question}
 
     @property
     def hold(self) -> float:
         """How long after healing it is before the lab's wholeness means anything, in seconds."""
         return HOLD if self.withdraws else 0.0
+
+
+def trap(name: str, summary: str, *changes: Change, info: tuple[str, ...] = (), host: str = "node2") -> Fault:
+    """An oddity that breaks nothing. C(info): causes a diagnosis may name at info severity, none louder."""
+    nothing = Expect(causes=(), segments=(), pairs=(), hosts=(), severity="info")
+    return Fault(f"trap:{name}", summary, changes, nothing, host=host, also=frozenset(info))
+
+
+def latent(name: str, summary: str, *changes: Change, segments: tuple[str, ...], host: str = "node2") -> Fault:
+    """A wrong setting that breaks nothing now: a diagnosis names it, at info."""
+    expect = Expect((name.partition(":")[0],), segments, (), severity="info")
+    return Fault(name, summary, changes, expect, host=host)
 
 
 def place_for(lab: Lab, fault: Fault, host: str | None) -> Place:

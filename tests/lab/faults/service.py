@@ -13,8 +13,9 @@ from .model import Broken, Expect, Fault
 CAUSE = "service-not-listening"
 
 
-def deaf(variant: str, summary: str, change: ExtraContainer, pair: Broken) -> Fault:
-    return Fault(CAUSE + variant, summary, (change,), Expect((CAUSE,), ("container",), (pair,)))
+def deaf(variant: str, summary: str, change: ExtraContainer, pair: Broken, **question: str) -> Fault:
+    asked = tuple(question.items())
+    return Fault(CAUSE + variant, summary, (change,), Expect((CAUSE,), ("container",), (pair,)), question=asked)
 
 
 FAULTS = (
@@ -35,5 +36,8 @@ FAULTS = (
         "a container on the overlay listens on 127.0.0.1 only",
         ExtraContainer("deaf-$host", "127.0.0.1:80", network=engine.OVERLAY),
         Broken("page", "$host", "deaf-$host", "the page of deaf-$host"),
+        doctor_from="app-$peer",
+        doctor_to="deaf-$host",
+        doctor_port="80",
     ),
 )

@@ -20,11 +20,10 @@ def blocked(
     out: bool = False,
     pairs: tuple[Broken, ...] | None = None,
     host: str = "node2",
-    residue: str = "",
 ) -> Fault:
     segment, direction = ("host-filter-out", "out") if out else ("host-filter-in", "in")
     expect = Expect((CAUSE,), (segment,), pairs or overlay_touching(), direction=direction)
-    return Fault(CAUSE + (variant and f":{variant}"), summary, changes, expect, host, residue=residue)
+    return Fault(CAUSE + (variant and f":{variant}"), summary, changes, expect, host)
 
 
 def table(family: str, body: str) -> NftTable:
@@ -141,12 +140,6 @@ FAULTS = (
         "iptables drops the tunnel port in INPUT from one peer only",
         Iptables(f"-s $peer_address {TUNNEL} -j DROP"),
         pairs=overlay_between(),
-    ),
-    blocked(
-        "legacy",
-        "iptables-legacy drops the tunnel port: nft and iptables do not show it",
-        Iptables(f"{TUNNEL} -j DROP", tool="iptables-legacy"),
-        residue="the legacy filter table stays loaded (empty): the kernel cannot unload it from a namespace",
     ),
     blocked(
         "nft-no-counter", "a second base chain, after Docker's, drops without a counter", table("inet", NO_COUNTER)
