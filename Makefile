@@ -24,11 +24,13 @@ SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule
 STEP := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/gates/step.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup system-packages lint sanity unit molecule system test demo bench freeze clean
+.PHONY: help setup system-packages lint sanity unit molecule system test demo accuracy docs bench freeze clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo "make lint|sanity|unit|molecule|system   one gate"
+	@echo "make accuracy  every fault and trap of the lab, diagnosed (ONLY=PATTERN for some)"
+	@echo "make docs      write docs/causes.md and docs/accuracy.md anew"
 	@echo "make bench     the benchmarks"
 	@echo "make freeze    resolve requirements-dev.in anew into requirements-dev.txt"
 	@echo "make clean     remove what was built here"
@@ -65,7 +67,7 @@ $(VENV)/.stamp-bundle: $(VENV)/.stamp-collection meta/host-libraries.txt plugins
 
 # Gates -----------------------------------------------------------------------------------------------------------
 
-LINTERS := lint-ruff lint-format lint-mypy lint-yaml lint-ansible lint-docs lint-changelog lint-galaxy
+LINTERS := lint-ruff lint-format lint-mypy lint-yaml lint-ansible lint-docs lint-pages lint-changelog lint-galaxy
 .PHONY: $(LINTERS)
 lint: $(LINTERS)
 $(LINTERS): setup
@@ -83,6 +85,8 @@ lint-ansible:
 	@$(STEP) ansible-lint ansible-lint --offline --nocolor
 lint-docs:
 	@$(STEP) antsibull-docs python -m tests.gates.docs
+lint-pages:
+	@$(STEP) "generated pages" python -m tests.gates.pages
 lint-changelog:
 	@$(STEP) antsibull-changelog antsibull-changelog lint
 
@@ -109,6 +113,14 @@ test: lint sanity unit molecule system
 
 demo: setup
 	@$(BIN)/python -m tests.demo --fault $(FAULT)
+
+# Every fault and every trap, one at a time: half an hour. ONLY='mtu*' for some of them, without writing the page.
+accuracy: setup
+	@$(BIN)/python -m tests.accuracy $(if $(ONLY),--only $(foreach pattern,$(ONLY),'$(pattern)'))
+
+# The pages that are made from the code: docs/causes.md and docs/accuracy.md.
+docs: setup
+	@$(BIN)/python -m tests.gates.pages --write
 
 bench: setup
 	@for part in filter facts diagnose; do $(BIN)/python -m tests.benchmark.$$part; done
