@@ -4,10 +4,10 @@
 
 """How right the diagnosis is: every fault and every trap of the lab, one at a time, and what was said of each.
 
-    python -m tests.accuracy [--only PATTERN] [--update] [--labs N]
+    python -m tests.accuracy [--only PATTERN …] [--without PATTERN …] [--update] [--labs N]
 
-Writes docs/accuracy.json, and docs/accuracy.md from it. With --only it just prints; with --update besides, the cases
-measured replace their rows in the record.
+Writes docs/accuracy.json, and docs/accuracy.md from it. With --only it just prints; with --update the cases measured
+replace their rows in the record and the others stay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +253,9 @@ def page(record: dict[str, Any]) -> str:
     for case in record["cases"]:
         result = "right" if not case["problems"] else "; ".join(case["problems"])[:300].replace("|", "/")
         lines.append(f"| {case['name']} | {case['kind']} | {case['seconds']} | {' '.join(result.split())} |")
+    if record["not_measured"]:
+        names = ", ".join(f"`{name}`" for name in record["not_measured"])
+        lines += ["", "## Not measured in this record", "", f"{names}."]
     return "\n".join(lines) + "\n"
 
 
@@ -261,19 +264,33 @@ def chosen(patterns: list[str]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
 
 
-def report(cases: Iterable[Case]) -> list[Case]:
-    found = []
-    for case in cases:
-        found.append(case)
-        state = "right" if not case["problems"] else "WRONG"
-        print(f"{state}  {case['name']}  {case['seconds']} s", flush=True)
-        for problem in case["problems"]:
-            print(f"       {problem}", flush=True)
-    return ordered(found)
+def told(case: Case) -> Case:
+    """One line for a case that is right, more for one that is not."""
+    print(f"{'right' if not case['problems'] else 'WRONG'}  {case['name']}  {case['seconds']} s", flush=True)
+    for problem in case["problems"]:
+        print(f"       {problem}", flush=True)
+    return case
 
 
-def ordered(cases: list[Case]) -> list[Case]:
-    return sorted(cases, key=lambda case: (case["kind"], case["name"]))
+def recorded() -> list[Case]:
+    """What was measured before, of the cases that still exist."""
+    cases = json.loads(RECORD.read_text())["cases"] if RECORD.exists() else []
+    return [case for case in cases if case["name"] in {HEALTHY, *FAULTS, *TRAPS}]
+
+
+def write(cases: list[Case], labs: int) -> None:
+    cases = sorted(cases, key=lambda case: (case["kind"], case["name"]))
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+        "labs": labs,
+        "figures": figures(cases),
+        "confusion": confusion(cases),
+        "not_measured": sorted({HEALTHY, *FAULTS, *TRAPS} - {case["name"] for case in cases}),
+        "cases": cases,
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    PAGE.write_text(page(record))
 
 
 def revision() -> str:
@@ -285,30 +302,20 @@ def revision() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.accuracy", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="PATTERN", help="only the cases of these names (globs)")
-    parser.add_argument("--update", action="store_true", help="with --only: replace these cases in the record")
+    parser.add_argument("--without", nargs="+", default=[], metavar="PATTERN", help="not the cases of these names")
+    parser.add_argument("--update", action="store_true", help="keep the other cases of the record")
     parser.add_argument("--labs", type=int, default=2, help="labs side by side (default: %(default)s)")
     args = parser.parse_args()
-    tree = revision()
-    cases = [{**case, "revision": tree} for case in report(run(chosen(args.only or ["*"]), args.labs))]
-    if args.only and args.update:
-        measured = {case["name"] for case in cases}
-        known = {HEALTHY, *FAULTS, *TRAPS} - measured
-        kept = [case for case in json.loads(RECORD.read_text())["cases"] if case["name"] in known]
-        cases = ordered(kept + cases)
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
-        "labs": args.labs,
-        "figures": figures(cases),
-        "confusion": confusion(cases),
-        "cases": cases,
-    }
-    for name, value in record["figures"].items():
+    names = [name for name in chosen(args.only or ["*"]) if not any(fnmatch.fnmatch(name, out) for out in args.without)]
+    tree, cases = revision(), {case["name"]: case for case in (recorded() if args.update else [])}
+    for case in run(names, args.labs):
+        cases[case["name"]] = told({**case, "revision": tree})
+        if args.update or not args.only:
+            write(list(cases.values()), args.labs)  # after each case: a run that is cut short has measured something
+    for name, value in figures(list(cases.values())).items():
         print(f"{name:16} {value}")
-    if args.update or not args.only:
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
-        PAGE.write_text(page(record))
-    return int(any(case["problems"] for case in cases))
+    cases = {name: case for name, case in cases.items() if name in names}
+    return int(any(case["problems"] for case in cases.values()))
 
 
 if __name__ == "__main__":

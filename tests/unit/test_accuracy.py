@@ -64,8 +64,10 @@ def test_the_page_shows_what_is_not_right():
         "labs": 2,
         "figures": accuracy.figures(ALL),
         "confusion": accuracy.confusion(ALL),
+        "not_measured": ["veth-drops"],
         "cases": ALL,
     }
     page = accuracy.page(record)
     assert "| conntrack-full | 0 | veth-drops (1) |" in page
     assert "| trap:x | trap | 9.0 | loud |" in page
+    assert "`veth-drops`" in page
