@@ -205,14 +205,15 @@ def run_containers(host: Host, first: bool) -> None:
 
 
 def run_on_overlay(host: Host, name: str, attempts: int = 40) -> None:
-    """A node that has just joined may not know the network yet: then try again."""
+    """A node that has just joined may not know the network yet, or take half a minute to attach: then try again."""
     for left in reversed(range(attempts)):
         try:
             run_container(host, name, network=OVERLAY)
             break
         except docker.errors.APIError as error:
-            unknown = "not found" in str(error) or "could not find" in str(error).lower()
-            if not (left and unknown):
+            text = str(error).lower()
+            early = any(words in text for words in ("not found", "could not find", "attaching to network failed"))
+            if not (left and early):
                 raise
         for container in host.docker.containers.list(all=True, filters={"name": f"^/{name}$"}):
             container.remove(force=True)

@@ -67,7 +67,8 @@ def bridge_of(fleet: Fleet, facts: HostFacts, endpoint: Endpoint) -> str | None:
 def translations(fleet: Fleet, host: Host, local: t.Iterable[Endpoint]) -> list[Translation]:
     """What a host translates between containers on one bridge; published ports of its own addresses are not meant."""
     groups = neighbours(fleet, host, local)
-    candidates = [row for row in written(host.facts.root) if row[0] not in host.facts.addresses] if groups else []
+    taken = host.facts.addresses | {endpoint.ip for group in groups.values() for endpoint in group}
+    candidates = [row for row in written(host.facts.root) if row[0] not in taken] if groups else []
     if not candidates:
         return []
     rules = prepare(host.facts.root.filter)

@@ -198,6 +198,17 @@ def test_the_translated_address_is_asked_from_the_neighbour_on_the_same_bridge()
     assert [(p.src.name, p.dst.ip, p.probes[0].port) for p in asked] == [("near-2", VIRTUAL, 80)]
 
 
+def test_a_rule_that_names_a_containers_own_address_translates_nothing():
+    """The engine masquerades what a container sends to its own published port: `-s IP -d IP --dport PORT`."""
+    fleet = translated_fleet()
+    chain = next(c for c in facts_of(fleet)["namespaces"][0]["filter"]["chains"] if c["name"] == "PREROUTING")
+    own = copy.deepcopy(chain["rules"][0])
+    own["text"] = "-s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE"
+    chain["rules"].append(own)
+    asked = [p for p in first_round(fleet) if p.kind == "translated"]
+    assert [p.dst.ip for p in asked] == [VIRTUAL]
+
+
 def test_frames_that_do_pass_the_filter_are_not_blamed():
     assert "br-netfilter-missing" not in causes(run_case(translated_fleet(1), virtual))
 
