@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.lab import Lab
+from tests.lab import Lab, LabError
 from tests.lab.faults import FAULTS
 from tests.lab.faults.model import Fault, place_for
 from tests.lab.traps import TRAPS
@@ -75,7 +75,7 @@ def measure(lab: Lab, fault: Fault | None, folder: Path) -> Case:
         ]
         case["problems"] = judge(done.report, expected, fault.also if fault else ())
     except Exception as error:  # whatever goes wrong with one case is that case's result, and the others go on
-        case["problems"] = [f"{type(error).__name__}: {error}"]
+        case["problems"] = [f"{type(error).__name__}: {str(error)[:300]}"]
     return case
 
 
@@ -101,8 +101,7 @@ def work(number: int, managers: int, tasks: Any, results: Any) -> None:
             except queue.Empty:
                 break
             fault = None if name.startswith(HEALTHY) else FAULTS.get(name) or TRAPS[name]
-            if lab is None:
-                lab = Lab.up(f"accuracy-{os.getpid()}-{number}", hosts=HOSTS, managers=managers)
+            lab = lab or new_lab(f"accuracy-{os.getpid()}-{number}", managers)
             with tempfile.TemporaryDirectory() as folder:
                 case = measure(lab, fault, Path(folder))
             try:
@@ -111,13 +110,23 @@ def work(number: int, managers: int, tasks: Any, results: Any) -> None:
                 elif lab.present():
                     lab.heal()
             except Exception as error:  # a lab that cannot be healed is replaced; the case says so
-                case["problems"].append(f"healing: {type(error).__name__}: {error}")
+                case["problems"].append(f"healing: {type(error).__name__}: {str(error).splitlines()[0][:300]}")
                 lab.down()
                 lab = None
             results.put(case)
     finally:
         if lab is not None:
             lab.down()
+
+
+def new_lab(name: str, managers: int) -> Lab:
+    """A lab; on a machine that is busy with others it may take more than one attempt."""
+    for left in (2, 1):
+        try:
+            return Lab.up(name, hosts=HOSTS, managers=managers)
+        except LabError as error:
+            print(f"{name}: {str(error).splitlines()[0][:200]}; {left} attempt(s) left", flush=True)
+    return Lab.up(name, hosts=HOSTS, managers=managers)
 
 
 def run(names: list[str], labs: int) -> Iterator[Case]:
