@@ -261,7 +261,7 @@ class EngineStop:
         engine.start_engine(place.host)
         for name in saved:
             # One on the overlay that the engine restarts before its Swarm is back finds no network, and stays down.
-            if not state.wait_for(lambda name=name: engine.started(place.host, name), 30, 0.5):
+            if not state.wait_for(lambda name=name: engine.started(place.host, name), 90, 0.5):
                 raise state.LabError(f"{name} on {place.host.name} does not start again")
 
 
