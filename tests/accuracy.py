@@ -49,16 +49,8 @@ Case = dict[str, Any]
 
 def measure(lab: Lab, fault: Fault | None, folder: Path) -> Case:
     """One diagnosis of one fault, trap, or of nothing at all."""
-    name = fault.name if fault else HEALTHY
-    expected = {"causes": [], "hosts": [], "segments": [], "direction": None, "severity": "info", "pairs": []}
-    case: Case = {
-        "name": name,
-        "kind": kind_of(fault),
-        "expected": expected,
-        "found": [],
-        "problems": [],
-        "seconds": None,
-    }
+    case = blank(fault)
+    expected = case["expected"]
     try:
         if fault:
             case["expected"] = expected = place_expected(lab, fault)
@@ -77,6 +69,14 @@ def measure(lab: Lab, fault: Fault | None, folder: Path) -> Case:
     except Exception as error:  # whatever goes wrong with one case is that case's result, and the others go on
         case["problems"] = [f"{type(error).__name__}: {str(error)[:300]}"]
     return case
+
+
+def blank(fault: Fault | None) -> Case:
+    """A case of which nothing has been seen yet."""
+    causes, severity = (list(fault.expect.causes), fault.expect.severity) if fault else ([], "info")
+    expected = {"causes": causes, "hosts": [], "segments": [], "direction": None, "severity": severity, "pairs": []}
+    name = fault.name if fault else HEALTHY
+    return {"name": name, "kind": kind_of(fault), "expected": expected, "found": [], "problems": [], "seconds": None}
 
 
 def kind_of(fault: Fault | None) -> str:
@@ -146,18 +146,20 @@ def run(names: list[str], labs: int) -> Iterator[Case]:
         ]
         for worker in workers:
             worker.start()
-        left = len(group)
+        left = set(group)
         while left:
             try:
-                yield results.get(timeout=5)
-                left -= 1
+                case = results.get(timeout=5)
+                left.discard(case["name"])
+                yield case
             except queue.Empty:
                 if not any(worker.is_alive() for worker in workers):
                     break
         for worker in workers:
             worker.join()
-        for _missing in range(left):
-            yield {"name": "?", "kind": "fault", "expected": {}, "found": [], "problems": ["the lab's process died"]}
+        for name in sorted(left):
+            fault = FAULTS.get(name) or TRAPS.get(name)
+            yield blank(fault) | {"problems": ["not measured: the process of its lab died"]}
 
 
 # Judging -----------------------------------------------------------------------------------------------------------
