@@ -92,10 +92,11 @@ def place_expected(lab: Lab, fault: Fault) -> dict[str, Any]:
 
 
 def work(number: int, managers: int, tasks: Any, results: Any) -> None:
-    """One process with one lab: cases until there are none left."""
+    """One process with one lab: cases until there are none left, or nobody waits for them any more."""
     lab: Lab | None = None
+    parent = os.getppid()
     try:
-        while True:
+        while os.getppid() == parent:
             try:
                 name = tasks.get(timeout=1)
             except queue.Empty:
@@ -110,7 +111,7 @@ def work(number: int, managers: int, tasks: Any, results: Any) -> None:
                 elif lab.present():
                     lab.heal()
             except Exception as error:  # a lab that cannot be healed is replaced; the case says so
-                case["problems"].append(f"healing: {type(error).__name__}: {str(error).splitlines()[0][:300]}")
+                case["problems"].append(f"healing: {type(error).__name__}: {str(error)[:300]}")
                 lab.down()
                 lab = None
             results.put(case)
