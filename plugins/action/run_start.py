@@ -15,6 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder, RunFolderError
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.subnets import MISSING
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.version import COLLECTION_VERSION
 
 QUESTION = ("from", "to", "port")
@@ -43,6 +44,8 @@ class ActionModule(ActionBase):
             },
             required_together=[("from", "to")],
         )
+        if MISSING:
+            raise AnsibleActionFail(MISSING)
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
         path = arguments["report_dir"] or os.path.join(os.getcwd(), f"crosshost-doctor-{run_id}")
         run = {

@@ -227,7 +227,7 @@ def decide_source(case: Case) -> t.Iterator[Finding]:
         if not wrong:
             continue
         broken = [o for name in wrong for o in across(case, host.name, name, ("overlay",))]
-        first, path = next(iter(wrong.items()))
+        first, path = list(wrong.items())[0]  # noqa: RUF015  a generator must not raise StopIteration
         arrived = [e for name, found in wrong.items() for e in _arrived(case, case.host(name), found.src)]
         evidence = [
             Evidence(

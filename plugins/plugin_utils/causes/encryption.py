@@ -568,7 +568,7 @@ def decide_windows(case: Case) -> t.Iterator[Finding]:
     tasks = [
         task for m in case.fleet.managers for task in m.facts.swarm.get("tasks") or [] if task.get("node_id") in ids
     ]
-    theirs = {str(ip).split("/")[0] for task in tasks for ip in task.get("addresses") or []}
+    theirs = {str(ip).split("/", maxsplit=1)[0] for task in tasks for ip in task.get("addresses") or []}
     encrypted = {network.id for network in networks}
     broken = [o for o in case.broken if o.pair.network_id in encrypted and o.pair.dst.ip in theirs]
     names = ", ".join(sorted(node.get("hostname") or node["id"] for node in nodes))

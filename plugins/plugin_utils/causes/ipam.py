@@ -13,8 +13,6 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from netaddr import AddrFormatError, IPAddress, IPNetwork
-
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.addressing import advertised, way
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
     CONFIRMED,
@@ -33,6 +31,11 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Node
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.subnets import (
+    AddrFormatError,
+    IPAddress,
+    IPNetwork,
+)
 
 # Networks that live in the subnet of the LAN by design.
 ON_THE_LAN = {"macvlan", "ipvlan", "host", "null", "l2bridge", "transparent"}
@@ -148,7 +151,7 @@ def _hosts_inside(case: Case, cidr: IPNetwork) -> list[Host]:
     return [
         peer
         for peer in case.fleet.answering
-        if any(inside(address, cidr) for address in {peer.underlay_ip, advertised(peer)})
+        if any(inside(address, cidr) for address in (peer.underlay_ip, advertised(peer)))
     ]
 
 
@@ -202,7 +205,7 @@ def _hidden(case: Case, host: Host, found: Overlap, observation: Observation) ->
     return pair.kind in ("host", "overlay", "egress", "published") and any(
         _shadowed(host, subnet, address)
         for peer in others
-        for address in {peer.underlay_ip, advertised(peer)}
+        for address in (peer.underlay_ip, advertised(peer))
         if inside(address, subnet.cidr)
     )
 

@@ -145,8 +145,8 @@ def test_a_virtual_address_whose_backend_is_cut_off_is_the_tunnels_fault():
     fleet = with_service(make_fleet(3))
     drop = {"chains": [dropping("input", "udp", 4789)]}
     fleet.hosts["node3"].facts.root.facts["filter"] = drop
-    cut = lambda p, k: "timeout" if p.kind in ("overlay", "service") and "node3" in p.hosts else None  # noqa: E731
-    case = run_case(fleet, cut)
+    lossy = ("overlay", "service")
+    case = run_case(fleet, lambda p, k: "timeout" if p.kind in lossy and "node3" in p.hosts else None)
     assert [f.cause for f in case.findings if f.severity != "info"] == ["data-udp-blocked-host-fw"]
     assert any("svc" in pair for pair in case.findings[0].explains)
 

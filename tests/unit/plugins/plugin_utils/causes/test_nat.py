@@ -16,6 +16,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry i
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import observe
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Pair
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.plan import first_round
 from tests.unit.made_fleet import answer, run_case
 from tests.unit.plugins.plugin_utils.causes.docker_fleet import (
@@ -232,8 +233,12 @@ def test_a_port_closed_in_a_container_of_the_overlay():
     fleet = docker_fleet()
     body = chain("input", [ip(protocol=6), port(80), DROP], table="guard", hook="input")
     fleet.hosts["node2"].facts.namespace("12").facts["filter"] = filter_of(body)
-    hit = lambda pair, key: pair.kind == "overlay" and pair.dst.host == "node2" and key in ("tcp:80", "http:80")  # noqa: E731
-    case = run_case(fleet, lambda pair, key: "timeout" if hit(pair, key) else None)
+
+    def hit(pair: Pair, key: str) -> str | None:
+        meant = pair.kind == "overlay" and pair.dst.host == "node2" and key in ("tcp:80", "http:80")
+        return "timeout" if meant else None
+
+    case = run_case(fleet, hit)
     assert loud(case) == [("container-port-filtered", ["node2"], "critical")]
     assert first(case).explains == sorted(o.pair.id for o in case.broken)
 
