@@ -32,7 +32,9 @@ Advice = tuple[Evidence, str]
 
 
 def decide_posture(case: Case) -> t.Iterator[Finding]:
-    """One finding with every recommendation of the fleet."""
+    """One finding with every recommendation of the fleet; none for somebody who asked about one path."""
+    if (case.fleet.run.get("question") or {}).get("to"):
+        return
     advice = [row for look in LOOKS for row in look(case)]
     if not advice:
         return

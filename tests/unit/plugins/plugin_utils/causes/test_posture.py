@@ -64,6 +64,12 @@ def test_an_engine_on_tcp_without_client_certificates():
     assert posture(fleet) == []
 
 
+def test_who_asks_about_one_path_gets_no_recommendation():
+    fleet = make_fleet(2, to="node2")
+    fleet.hosts["node2"].facts.engine["daemon_config"] = {"hosts": ["tcp://0.0.0.0:2375"]}
+    assert posture(fleet) == []
+
+
 def test_two_managers_are_one_too_many_or_one_too_few():
     fleet = make_fleet(3)
     nodes = [{"id": f"id{n}", "hostname": f"node{n}", "role": "manager" if n < 3 else "worker"} for n in (1, 2, 3)]
