@@ -65,7 +65,7 @@ def test_an_engine_on_tcp_without_client_certificates():
 
 
 def test_who_asks_about_one_path_gets_no_recommendation():
-    fleet = make_fleet(2, to="node2")
+    fleet = make_fleet(2, **{"from": "node1", "to": "node2", "port": 22})
     fleet.hosts["node2"].facts.engine["daemon_config"] = {"hosts": ["tcp://0.0.0.0:2375"]}
     assert posture(fleet) == []
 
