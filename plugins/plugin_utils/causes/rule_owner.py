@@ -163,8 +163,8 @@ def opening(
         return [f"on {host}: {owner} made the rule and makes it again: change its configuration, not the rule; then:"]
     side, ends = ("saddr", "from") if incoming else ("daddr", "to")
     place = f"{rule.family} {rule.table} {rule.chain}"
-    maker = "whatever made it (nftables.conf, a script, iptables-save's file)" if owner == UNKNOWN else owner
-    steps = [f"On {host}, in the chain that drops ({place}, made by {maker}), accept before the dropping rule:"]
+    maker = "look in nftables.conf, scripts, saved rulesets" if owner == UNKNOWN else f"made by {owner}"
+    steps = [f"On {host}, in the chain that drops ({place}; {maker}), accept before the dropping rule:"]
     for protocol, port in ports:
         steps.append(
             f"  {ends} {', '.join(peers)}: {protocol}/{port}  (nft: ip {side} {{ {', '.join(peers)} }} "
