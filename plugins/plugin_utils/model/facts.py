@@ -114,11 +114,24 @@ class HostFacts:
 
     @property
     def in_swarm(self) -> bool:
+        """A node of a Swarm: as its engine says or, where that gives no answer, as it wrote down."""
+        if self._engine_is_silent:
+            return bool(self.swarm.get("node_addr"))
         return bool(self.swarm.get("node_id")) and self.swarm.get("state") in ("active", "pending", "error", "locked")
 
     @property
     def is_manager(self) -> bool:
+        """A manager, by the same two sources: one that is cut off from the others may not even answer its own host."""
+        if self._engine_is_silent:
+            addresses = {
+                str(row.get("addr")).rpartition(":")[0].strip("[]") for row in self.swarm.get("managers") or []
+            }
+            return self.swarm.get("node_addr") in addresses
         return bool(self.swarm.get("control_available"))
+
+    @property
+    def _engine_is_silent(self) -> bool:
+        return self.engine.get("state") in ("down", "unknown") and not self.swarm.get("state")
 
     @property
     def networks(self) -> list[Facts]:

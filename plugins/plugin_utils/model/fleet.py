@@ -60,6 +60,8 @@ class Host:
     declared_ip: str | None = None
     snapshots: dict[str, HostFacts] = field(default_factory=dict)
     probes: dict[str, Facts] = field(default_factory=dict)
+    captures: dict[str, Facts] = field(default_factory=dict)  # what vxlan_capture returned, by label
+    mtu: dict[str, Facts] = field(default_factory=dict)  # what mtu_probe returned, by label
     failures: list[tuple[str, str]] = field(default_factory=list)  # calls that failed after the first reading
 
     @property
@@ -207,7 +209,8 @@ class Fleet:
 
     @cached_property
     def managers(self) -> list[Host]:
-        return [host for host in self.swarm_hosts if host.facts.is_manager]
+        """The managers that answer."""
+        return [host for host in self.swarm_hosts if host.facts.swarm.get("control_available")]
 
     @cached_property
     def swarm_nodes(self) -> dict[str, Facts]:
@@ -234,6 +237,9 @@ class Fleet:
         return self.hosts[endpoint.host].facts.namespace(endpoint.netns)
 
 
+_TABLES = {"path_probe": "probes", "vxlan_capture": "captures", "mtu_probe": "mtu"}
+
+
 def _load_host(folder: RunFolder, name: str, options: Facts) -> Host:
     host = Host(name, declared_ip=options.get("underlay_ip") or None)
     for (module, label), record in folder.records(name).items():
@@ -244,8 +250,8 @@ def _load_host(folder: RunFolder, name: str, options: Facts) -> Host:
             host.failures.append((f"{module} ({label})", record["error"]))
         elif module == "overlay_facts" and record.get("facts"):
             host.snapshots[label] = HostFacts(name, record["facts"])
-        elif module == "path_probe" and record.get("facts"):
-            host.probes[label] = record["facts"]
+        elif module in _TABLES and record.get("facts"):
+            getattr(host, _TABLES[module])[label] = record["facts"]
     if not host.answered and host.error is None:
         host.error = "it returned no facts; the play's output above says why"
     return host

@@ -94,7 +94,11 @@ class Plan:
         for host in self.fleet.answering:
             targets = list(self.peers(host))  # none for a host without an engine: nobody's containers need it
             if host.facts.in_swarm:
-                targets += [m for m in self.fleet.managers if m is not host and m not in targets and m.underlay_ip]
+                targets += [
+                    m
+                    for m in self.fleet.swarm_hosts
+                    if m.facts.is_manager and m is not host and m not in targets and m.underlay_ip
+                ]
             self.pairs += [host_pair(self.fleet, host, peer) for peer in targets]
 
     def _network_pairs(self) -> None:

@@ -57,6 +57,24 @@ def test_every_host_probes_the_managers_port():
             assert "tcp:2377" in [probe.key for probe in pair.probes]
 
 
+@pytest.mark.parametrize("state", ["unknown", "down"])
+def test_a_manager_whose_engine_gives_no_answer_is_asked_by_what_it_wrote_down(state):
+    """One that is cut off from the other managers lets its own host wait for /info until the time is up."""
+    fleet = make_fleet(3)
+    facts = fleet.hosts["node3"].facts.facts
+    facts["engine"].update(state=state, error="ReadTimeout")
+    own = facts["swarm"]["node_addr"]
+    facts["swarm"].update(state=None, node_id=None, control_available=False, managers=[])
+    asked = {pair.id: [probe.key for probe in pair.probes] for pair in first_round(fleet)}
+    assert "tcp:7946" in asked["node1>node3"] and "tcp:2377" not in asked["node1>node3"]
+    facts["swarm"]["managers"] = [{"node_id": "n3", "addr": f"{own}:2377"}]
+    asked = {pair.id: [probe.key for probe in pair.probes] for pair in first_round(fleet)}
+    assert "tcp:2377" in asked["node1>node3"]
+    assert [host.name for host in fleet.managers] == ["node1"]
+    facts["swarm"]["node_addr"] = None
+    assert "tcp:7946" not in {probe.key for p in first_round(fleet) if p.id == "node1>node3" for probe in p.probes}
+
+
 def test_probe_ids_are_unique_and_every_source_is_scheduled_on_its_own_host():
     fleet = make_fleet(4)
     sources = schedule(fleet, first_round(fleet))
