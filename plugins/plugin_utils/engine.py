@@ -19,6 +19,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry i
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation, observe
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Facts, Pair
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import load_traces
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder
 
 SCHEMA_VERSION = "1"
@@ -42,7 +43,7 @@ def load(folder: RunFolder) -> Case:
     """Facts and probe results of a run, ready to be decided."""
     fleet = Fleet.load(folder)
     plans = {label: load_plan(folder, label) for label in PLAN_LABELS}
-    return Case(fleet, observe(fleet, plans))
+    return Case(fleet, observe(fleet, plans), load_traces(folder, fleet))
 
 
 def load_plan(folder: RunFolder, label: str) -> list[Pair]:

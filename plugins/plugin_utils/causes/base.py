@@ -12,6 +12,7 @@ from functools import cached_property
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Endpoint, Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import Trace
 
 Facts = dict[str, t.Any]
 
@@ -109,9 +110,10 @@ class Cause:
 class Case:
     """The fleet, what was observed, and what has been found so far."""
 
-    def __init__(self, fleet: Fleet, observations: list[Observation]) -> None:
+    def __init__(self, fleet: Fleet, observations: list[Observation], traces: dict[str, Trace] | None = None) -> None:
         self.fleet = fleet
         self.observations = observations
+        self.traces = traces or {}  # by pair id; step 3 follows only pairs that need it
         self.findings: list[Finding] = []
 
     @cached_property
@@ -123,6 +125,10 @@ class Case:
         """Broken pairs no finding explains yet."""
         explained = {pair for finding in self.findings for pair in finding.explains}
         return [observation for observation in self.broken if observation.pair.id not in explained]
+
+    def trace(self, observation: Observation) -> Trace | None:
+        """Where the packets of a pair were seen, if step 3 followed them."""
+        return self.traces.get(observation.pair.id)
 
     def host_pair(self, src: str, dst: str) -> Observation | None:
         return self._host_pairs.get((src, dst))
