@@ -78,6 +78,7 @@ class Trace:
     rows: list[tuple[str, int, Key, Facts]] = field(
         default_factory=list
     )  # direction, forward hop index, packet, sighting
+    signals: frozenset[str] = frozenset()  # probes that nobody has to answer: to arrive is all they do
     blind: frozenset[int] = frozenset()  # hops whose tap could not be opened or lost frames
     events: dict[str, list[Facts]] = field(default_factory=dict)  # host -> drops the kernel reported, noise taken out
     rules: list[tuple[str, Facts]] = field(default_factory=list)  # host, row of nftrace
@@ -131,8 +132,11 @@ class Trace:
         """Packets that were seen on their way and whose answer did not come back to the first hop."""
         if 0 in self.blind:
             return []
-        first = self._seen[REPLY].get(0) or {}
-        return [key for key in self.packets if key not in first]
+        answered, arrived = self._seen[REPLY].get(0) or {}, self._seen[FORWARD].get(len(self.hops) - 1) or {}
+        unsure = len(self.hops) - 1 in self.blind
+        signals = {key for key in self.packets if key[0] in self.signals}
+        gone = {key for key in signals if not unsure and key not in arrived and key not in answered}
+        return [key for key in self.packets if (key in gone if key in signals else key not in answered)]
 
     def _end(self, key: Key) -> tuple[str, int | None]:
         """Direction and position of a lost packet's last sighting; None where it never reached the first hop."""
@@ -200,7 +204,8 @@ def traces(fleet: Fleet, plan: list[Facts]) -> dict[str, Trace]:
     found = {}
     for row in plan:
         pair, hops = Pair.load(row["pair"]), [Hop(**hop) for hop in row["hops"]]
-        trace = found[pair.id] = Trace(pair.id, hops)
+        signals = frozenset(pair.probe_id(probe) for probe in pair.probes if probe.layer == "udp")
+        trace = found[pair.id] = Trace(pair.id, hops, signals=signals)
         _sent(trace, fleet, pair)
         _blind(trace, fleet)
         _sightings(trace, fleet, pair)

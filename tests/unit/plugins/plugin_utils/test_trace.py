@@ -88,6 +88,21 @@ def test_what_comes_through_is_not_broken():
     assert trace.seen(FORWARD) == trace.seen(REPLY) == [6] * 8
 
 
+@pytest.mark.parametrize(("arrives", "segment"), [(True, None), (False, "underlay")])
+def test_a_datagram_that_nobody_has_to_answer_is_lost_only_where_it_did_not_arrive(arrives, segment):
+    case, _observations = lost_case()
+    observation = next(o for o in case.observations if o.pair.id == "node1>node2")
+    signal = next(probe for probe in observation.pair.probes if probe.key == "udp:4789")
+    plan = follow(case, [observation], None)
+    for hop in plan.rows[0][1]:
+        if hop.host == "node1" or arrives:
+            sighting = {"tap": hop.tap, "time": 1.0, "out": None, "kind": "udp", "fragment": None, "seq": 0}
+            sighting["probe"] = observation.pair.probe_id(signal)
+            case.fleet.hosts[hop.host].captures["trace"]["sightings"].append(sighting)
+    broken = traces(case.fleet, plan.dump())["node1>node2"].broken
+    assert (broken.segment if broken else None) == segment
+
+
 def test_partial_loss_counts_what_was_lost():
     broken = traced((FORWARD, 3), losing=lambda number: number in (1, 3)).broken
     assert (broken.segment, broken.sent, broken.arrived) == ("underlay", 6, 4)
