@@ -13,7 +13,6 @@ from __future__ import annotations
 import ipaddress
 import typing as t
 
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.addressing import advertised
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
     CRITICAL,
     INFO,
@@ -29,6 +28,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.ways import advertised
 
 # Links that are no NIC of the host's own: what is on them is alike on every host with containers.
 VIRTUAL = {"bridge", "vxlan", "dummy", "ipvlan", "macvlan", "ipip", "gre", "tun", "wireguard"}

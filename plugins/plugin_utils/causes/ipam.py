@@ -13,7 +13,6 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.addressing import advertised, way
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
     CONFIRMED,
     CRITICAL,
@@ -31,6 +30,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Node
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.ways import advertised, way
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.subnets import (
     AddrFormatError,
     IPAddress,

@@ -10,9 +10,9 @@ import copy
 
 import pytest
 
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.addressing import routed, way
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts, Namespace
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.ways import routed, way
 from tests.unit.made_fleet import address, make_fleet, run_case
 
 FAMILY = {"source-vtep-mismatch", "snat-outer", "wrong-advertise-addr", "multi-nic-rpfilter", "vpn-policy-route"}
