@@ -61,7 +61,7 @@ def diagnose(folder: RunFolder) -> Facts:
         "verdict": _verdict(case, findings),
         "hosts": {host.name: _host(host) for host in case.fleet.hosts.values()},
         "pairs": [
-            o.public([f.id for f in explained.get(o.pair.id, [])], _broken_at(o, explained.get(o.pair.id, [])))
+            o.public([f.id for f in explained.get(o.pair.id, [])], _broken_at(case, o, explained.get(o.pair.id, [])))
             for o in case.observations
         ],
         "findings": [finding.public() for finding in findings],
@@ -88,9 +88,15 @@ def _explanations(findings: list[Finding]) -> dict[str, list[Finding]]:
     return explained
 
 
-def _broken_at(observation: Observation, findings: list[Finding]) -> Facts | None:
-    """Where the pair's packets stop, taken from the finding that explains it."""
-    if not observation.broken or not findings:
+def _broken_at(case: Case, observation: Observation, findings: list[Finding]) -> Facts | None:
+    """The first hop that misses the pair's packets: as taps saw it, else as the finding that explains it says."""
+    if not observation.broken:
+        return None
+    trace = case.trace(observation)
+    if trace is not None and trace.broken is not None and trace.broken.missing is not None:
+        missing = trace.broken.missing
+        return {"hop": missing.name, "host": missing.host, "direction": trace.broken.direction}
+    if not findings:
         return None
     finding = findings[0]
     hop = HOP_AFTER.get(finding.segment)

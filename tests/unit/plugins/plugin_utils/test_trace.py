@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.engine import _broken_at
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.hops import hops
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import FORWARD, REPLY, Trace, traces
@@ -140,6 +141,14 @@ def test_reasons_at_other_moments_or_that_our_own_sockets_cause_are_none():
 
 def test_between_two_nics_a_host_has_no_reason():
     assert traced((FORWARD, 3), reason="NETFILTER_DROP").drops == []
+
+
+def test_the_report_takes_the_place_from_the_trace():
+    case, observations = lost_case()
+    follow(case, observations, (REPLY, 4))
+    assert _broken_at(case, observations[0], []) == {"hop": "vtep", "host": "node1", "direction": "reply"}
+    case.traces.clear()
+    assert _broken_at(case, observations[0], []) is None
 
 
 def test_few_of_many_alike_are_followed_and_every_kind_of_suspect_is():
