@@ -36,6 +36,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.stores impo
 
 NO_LEADER = ("does not have a leader", "too few managers are online")
 SILENT_RAFT = "context deadline exceeded"  # what a manager says before it has noticed that the others are gone
+WAITING = ("new", "pending")  # states of a task that the Swarm cannot place (docs.docker.com, swarm task states)
 CERTIFICATE = ("x509", "certificate")
 CERTIFICATE_FILE = "/var/lib/docker/swarm/certificates/swarm-node.crt"
 RENEWED_BY = 0.9  # share of a certificate's life; swarmkit renews between one half and four fifths of it
@@ -120,14 +121,13 @@ def _listed(manager: Host, node: Facts) -> Evidence:
 
 
 def _gone(case: Case, manager: Host, node: Facts, host: Host | None) -> Finding:
-    held = [
-        task
-        for task in _swarm(manager).get("tasks") or []
-        if task.get("node_id") == node["id"] and task.get("desired") == "running"
-    ]
+    wanted = [task for task in _swarm(manager).get("tasks") or [] if task.get("desired") == "running"]
+    held = [task for task in wanted if task.get("node_id") == node["id"]]
+    waiting = [task for task in wanted if not task.get("node_id") and task.get("state") in WAITING]
     name = node.get("hostname") or node["id"]
     is_manager = node.get("role") == "manager"
     carries = [f"{len(held)} task(s)"] if held else []
+    carries += [f"{len(waiting)} task(s) that find no other node"] if waiting else []
     carries += ["a manager"] if is_manager else []
     where = f"host {host.name} was not reached" if host else "its host is not in the play"
     reached = Evidence(host.name, "this run", host.error or "it gave no facts", "an answer") if host else None

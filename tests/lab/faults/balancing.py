@@ -45,17 +45,20 @@ class Service:
     ports: tuple[tuple[int, int], ...] = ()
     networks: tuple[str, ...] = (engine.OVERLAY,)
     everywhere: bool = False
+    only_here: bool = False
+    """One task, which may run on the fault's host alone."""
     updating: str = ""
     """Begin an update that takes this long at each task, and do not wait for it."""
 
     def apply(self, place: Place) -> None:
-        manager, count = place.lab.manager, len(place.lab.docker_hosts)
+        manager, count = place.lab.manager, 1 if self.only_here else len(place.lab.docker_hosts)
         service = manager.docker.services.create(
             engine.IMAGE,
             name=self.name,
             command=engine.httpd_command()[:1],
             args=engine.httpd_command()[1:],
             networks=list(self.networks),
+            constraints=[f"node.hostname=={place.host.name}"] if self.only_here else [],
             stop_grace_period=500_000_000,  # its only process ignores SIGTERM
             mode=ServiceMode("global") if self.everywhere else ServiceMode("replicated", count),
             endpoint_spec=EndpointSpec(mode=self.mode, ports=dict(self.ports) or None),
@@ -77,7 +80,10 @@ class Service:
         label = {"label": f"com.docker.swarm.service.name={self.name}"}
 
         def gone() -> bool:
-            return not any(host.docker.containers.list(all=True, filters=label) for host in place.lab.docker_hosts)
+            return not any(
+                host.docker.containers.list(all=True, filters=label, ignore_removed=True)
+                for host in place.lab.docker_hosts
+            )
 
         if not state.wait_for(gone, 60, 0.25):
             raise state.LabError(f"tasks of service {self.name} stay")

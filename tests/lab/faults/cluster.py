@@ -149,9 +149,9 @@ FAULTS: tuple[Fault, ...] = (
     node_down("", "a worker's host is gone: neither engine nor sshd", "warning"),
     node_down(
         ":tasks",
-        "the host of a worker with a task of a global service is gone",
+        "the host of a worker is gone, and with it the task of a service that may run nowhere else",
         "critical",
-        Service("crosshost-global", "dnsrr", everywhere=True),
+        Service("crosshost-here", "dnsrr", only_here=True),
     ),
     latent("node-not-active", "a node is drained", Availability("drain"), segments=("control-plane",)),
     latent("node-not-active:pause", "a node is paused", Availability("pause"), segments=("control-plane",)),

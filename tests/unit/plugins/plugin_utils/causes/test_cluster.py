@@ -79,15 +79,14 @@ def test_node_down_of_a_host_that_is_not_reached():
     assert "no task" in finding.summary
 
 
-@pytest.mark.parametrize("holds", ["task", "manager"])
+@pytest.mark.parametrize("holds", ["task", "manager", "waiting"])
 def test_node_down_is_critical_where_it_carries_something(holds):
     fleet = make_fleet(2)
     swarm(fleet)
     nodes_of(fleet)[2] = node(3, 3 if holds == "manager" else 1, state="down")
-    if holds == "task":
-        fleet.hosts["node1"].facts.swarm["tasks"] = [
-            {"id": "t", "node_id": "id3", "desired": "running", "state": "running"}
-        ]
+    place = {"task": {"node_id": "id3", "state": "running"}, "waiting": {"node_id": None, "state": "pending"}}
+    if holds in place:
+        fleet.hosts["node1"].facts.swarm["tasks"] = [{"id": "t", "desired": "running", **place[holds]}]
     [finding] = named(run_case(fleet), "node-down")
     assert (finding.severity, finding.hosts) == ("critical", [])
     assert "not in the play" in finding.summary
