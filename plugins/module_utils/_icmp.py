@@ -94,6 +94,7 @@ class Message:
     seq: int | None = None
     payload: bytes = b""
     quote: Quote | None = None
+    mtu: int | None = None  # what a "too big" announces, 0 where it does not
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ def parse_message(family: int, data: bytes) -> Message | None:
     if kind in (ECHO_REPLY[family], ECHO_REQUEST[family]):
         return Message(kind, code, ident, seq, data[8:])
     if kind in ERROR_TYPES[family]:
-        return Message(kind, code, quote=parse_quote(family, data[8:]))
+        # RFC 1191 §4 has the MTU in the last two of these bytes, RFC 4443 §3.2 in all four.
+        mtu = seq if family == socket.AF_INET else int.from_bytes(data[4:8], "big")
+        too_big = (kind, code) == TOO_BIG[family]
+        return Message(kind, code, quote=parse_quote(family, data[8:]), mtu=mtu if too_big else None)
     return None
 
 

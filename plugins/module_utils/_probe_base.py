@@ -32,6 +32,7 @@ TRANSPORTS = ("udp", "tcp")
 MARK_PREFIX = b"crosshost.doctor"
 MAX_ID_IN_PAYLOAD = 96
 MAX_ANSWERS = 64
+MIN_SIZE, MAX_SIZE = 68, 65535  # what every IPv4 path takes (RFC 791), and what a length field holds
 _DEFAULT_PORT = {"dns": 53, "http": 80}
 
 
@@ -61,6 +62,8 @@ class Request:
     source: str | None = None
     path: str = "/"
     qtype: str | None = None
+    size: int = 0  # bytes of the whole IP packet, 0 for as small as it is
+    df: bool = False
 
     @classmethod
     def parse(cls, options: dict[str, t.Any]) -> Request:
@@ -79,6 +82,8 @@ class Request:
         for key, choices in (("payload", PAYLOADS), ("transport", TRANSPORTS), ("qtype", tuple(_dns.TYPES))):
             if given.get(key, choices[0]) not in choices:
                 raise ValueError(f"{key} is {given[key]!r}, and must be {' or '.join(choices)}")
+        if options.get("size") or options.get("df"):
+            given.update(_sized(layer, options))
         port = options.get("port") or _DEFAULT_PORT.get(layer, 0)
         if layer != "icmp" and not 0 < port < 65536:
             raise ValueError(f"layer {layer} needs a port from 1 to 65535")
@@ -94,6 +99,16 @@ class Request:
         if given.get("source") and check_address(given["source"]).version != (4 if family == socket.AF_INET else 6):
             raise ValueError(f"source {given['source']} and target are of different families")
         return cls(str(options["id"]), layer, port=port, family=family, **given)
+
+
+def _sized(layer: str, options: dict[str, t.Any]) -> dict[str, t.Any]:
+    """@raises ValueError: only an echo has a size, and it has to hold its own headers."""
+    size = int(options.get("size") or 0)
+    if layer != "icmp":
+        raise ValueError(f"layer {layer} has no size and no df, only icmp has")
+    if size and not MIN_SIZE <= size <= MAX_SIZE:
+        raise ValueError(f"size is {size}, and must be from {MIN_SIZE} to {MAX_SIZE}")
+    return {"size": size, "df": bool(options.get("df"))}
 
 
 def check_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -51,6 +51,7 @@ class _Echo:
     payload: bytes
     on_reply: Callable[[Reply], None]
     on_error: OnError
+    df: bool = False  # its size is the question, so that "too big" is an answer
 
 
 class IcmpChannel:
@@ -95,8 +96,11 @@ class IcmpChannel:
         text: bytes,
         on_reply: Callable[[Reply], None],
         on_error: OnError,
+        df: bool = False,
     ) -> int:
         """Send an echo request and return its sequence number, the key for C(forget_echo).
+
+        With C(df) it is not fragmented, and the path MTU that the kernel has cached is not looked at.
 
         @raises OSError: the kernel did not take it.
         """
@@ -105,9 +109,10 @@ class IcmpChannel:
         while self._next in self._echoes:
             self._next = (self._next + 1) & 0xFFFF
         seq, self._next = self._next, (self._next + 1) & 0xFFFF
-        self._echoes[seq] = _Echo(text, on_reply, on_error)
+        self._echoes[seq] = _Echo(text, on_reply, on_error, df)
         try:
-            self._socket.sendto(_icmp.echo_request(self.family, self.ident, seq, text), address)
+            with _probe_socket.whole(self._socket) if df else contextlib.nullcontext():
+                self._socket.sendto(_icmp.echo_request(self.family, self.ident, seq, text), address)
         except OSError:
             self.forget_echo(seq)
             raise
@@ -160,13 +165,16 @@ class IcmpChannel:
             self._sort_error(message, message.quote, datagram.sender.partition("%")[0], local)
 
     def _sort_error(self, message: _icmp.Message, quote: _icmp.Quote, sender: str, local: str | None) -> None:
-        if (message.type, message.code) == _icmp.TOO_BIG[self.family]:
-            return
+        too_big = (message.type, message.code) == _icmp.TOO_BIG[self.family]
         error = _probe_base.icmp_error(self.family, message.type, message.code, sender)
+        if too_big:
+            error["mtu"] = message.mtu or None
         if quote.ident == self.ident and quote.seq is not None and quote.protocol == _PROTOCOL[self.family]:
             echo = self._echoes.get(quote.seq)
-            if echo and echo.payload.startswith(quote.payload[: len(echo.payload)]):
+            if echo and echo.payload.startswith(quote.payload[: len(echo.payload)]) and (echo.df or not too_big):
                 echo.on_error(error, local)
+        elif too_big:
+            return
         elif quote.sport is not None and quote.dport is not None:
             tell = self._flows.get((quote.protocol, quote.dst, quote.dport, quote.sport))
             if tell:
@@ -175,12 +183,14 @@ class IcmpChannel:
     def _drain_errors(self) -> None:
         """A ping socket's errors: the queue holds the start of our own request, from its ICMP header on."""
         for queued in _probe_socket.queued_errors(self._socket):
-            if not queued.icmp or (queued.type, queued.code) == _icmp.TOO_BIG[self.family]:
+            if not queued.icmp:
                 continue
             message = _icmp.parse_message(self.family, queued.payload)
             echo = self._echoes.get(message.seq or 0) if message else None
-            if echo:
-                echo.on_error(_probe_base.icmp_error(self.family, queued.type, queued.code, queued.sender), None)
+            too_big = (queued.type, queued.code) == _icmp.TOO_BIG[self.family]
+            if echo and (echo.df or not too_big):
+                error = _probe_base.icmp_error(self.family, queued.type, queued.code, queued.sender)
+                echo.on_error({**error, "mtu": queued.info or None} if too_big else error, None)
 
 
 def _ping_socket(source: Source, family: int, denied: OSError) -> socket.socket:

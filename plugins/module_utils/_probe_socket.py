@@ -17,10 +17,12 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 IP_RECVTTL, IP_TTL, IP_RECVERR = 12, 2, 11
 IPV6_RECVERR, IPV6_RECVPKTINFO, IPV6_PKTINFO, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT = 25, 49, 50, 51, 52
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IPV6_DONTFRAG, PMTUDISC_PROBE = 10, 23, 62, 3
 SO_TIMESTAMPNS = 35
 MSG_ERRQUEUE = 0x2000
 ORIGIN_ICMP: dict[int, int] = {socket.AF_INET: 2, socket.AF_INET6: 3}
@@ -58,6 +60,7 @@ _MEANING = {
     errno.ENETUNREACH: "no route to it",
     errno.EHOSTUNREACH: "no answer to ARP or neighbour discovery, or an unreachable route",
     errno.EADDRNOTAVAIL: "the namespace has no such source address, none that fits, or no free port",
+    errno.EMSGSIZE: "the interface or a tunnel on it does not take a packet of this size",
     errno.ENOBUFS: "the sending queue stayed full",
 }
 
@@ -75,7 +78,7 @@ class Datagram:
 
 @dataclass(frozen=True)
 class QueuedError:
-    """One entry of a socket's error queue; C(payload) is the start of what we had sent."""
+    """One entry of a socket's error queue; C(payload) is the start of what we had sent, C(info) the MTU if too big."""
 
     number: int
     icmp: bool
@@ -83,6 +86,7 @@ class QueuedError:
     code: int
     sender: str | None
     payload: bytes
+    info: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,27 @@ def error_queue(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+
+
+@contextlib.contextmanager
+def whole(sock: socket.socket) -> Iterator[None]:
+    """What the body sends is not fragmented, and the path MTU the kernel has cached does not matter (ip(7), ipv6(7)).
+
+    What is larger than the interface takes is refused with EMSGSIZE.
+    """
+    level, option = (socket.IPPROTO_IP, IP_MTU_DISCOVER)
+    if sock.family == socket.AF_INET6:
+        level, option = socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER
+    before = sock.getsockopt(level, option)
+    sock.setsockopt(level, option, PMTUDISC_PROBE)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(level, IPV6_DONTFRAG, 1)
+    try:
+        yield
+    finally:
+        sock.setsockopt(level, option, before)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(level, IPV6_DONTFRAG, 0)
 
 
 def arrival_details(sock: socket.socket) -> None:
@@ -160,7 +185,7 @@ def queued_errors(sock: socket.socket, limit: int = 32) -> list[QueuedError]:
 
 def _extended_error(family: int, value: bytes, payload: bytes) -> QueuedError:
     """C(struct sock_extended_err), followed by the offender's address (SO_EE_OFFENDER)."""
-    number, origin, kind, code, _pad, _info, _data = _EXTENDED_ERROR.unpack_from(value)
+    number, origin, kind, code, _pad, info, _data = _EXTENDED_ERROR.unpack_from(value)
     offender = value[_EXTENDED_ERROR.size :]
     sender = None
     if len(offender) >= 2:
@@ -169,7 +194,7 @@ def _extended_error(family: int, value: bytes, payload: bytes) -> QueuedError:
             sender = socket.inet_ntop(socket.AF_INET, offender[4:8])
         elif offender_family == socket.AF_INET6 and len(offender) >= 24:
             sender = socket.inet_ntop(socket.AF_INET6, offender[8:24])
-    return QueuedError(number, origin == ORIGIN_ICMP[family], kind, code, sender, payload)
+    return QueuedError(number, origin == ORIGIN_ICMP[family], kind, code, sender, payload, info)
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo | None:

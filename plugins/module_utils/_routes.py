@@ -15,7 +15,7 @@ import ipaddress
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._files import read_int
@@ -38,6 +38,8 @@ BODY = HEADER.size + RTMSG.size
 _U32 = struct.Struct("=I")
 _TIMEVAL = struct.Struct("@ll")
 CONF = "/proc/sys/net/ipv4/conf"
+
+Parser = Callable[[bytes, int, int], dict[str, Any]]
 
 
 def address(value: Any) -> str | None:
@@ -137,8 +139,12 @@ class Kernel:
     def __exit__(self, *unused: object) -> None:
         self._socket.close()
 
-    def ask(self, body: bytes) -> tuple[dict[str, Any], str | None]:
-        """(answer, name of the error or None). No route is an answer, a socket that breaks is an exception."""
+    def ask(self, body: bytes, parse: Parser | None = None) -> tuple[dict[str, Any], str | None]:
+        """(answer, name of the error or None). No route is an answer, a socket that breaks is an exception.
+
+        C(parse) reads the answer instead of L(answer), for those who want to know something else of it.
+        """
+        parse = parse or answer
         self._sequence += 1
         header = HEADER.pack(HEADER.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, self._sequence, 0)
         self._socket.send(header + body)
@@ -150,13 +156,13 @@ class Kernel:
             progress = Progress()
             try:
                 for buffer, start, end in walk(chunk, self._sequence, progress):
-                    return answer(buffer, start, end), None
+                    return parse(buffer, start, end), None
             except OSError as exc:
                 if exc.errno is None:
                     raise  # the bytes are no netlink message
-                return answer(b"", 0, 0), errno.errorcode.get(exc.errno, str(exc.errno))
+                return parse(b"", 0, 0), errno.errorcode.get(exc.errno, str(exc.errno))
             if progress.done:
-                return answer(b"", 0, 0), None
+                return parse(b"", 0, 0), None
 
 
 def read_paths(facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

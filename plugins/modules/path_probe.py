@@ -148,6 +148,16 @@ options:
           source:
             description: Address to send from.
             type: str
+          size:
+            description:
+              - How large an echo is, in bytes with its IP header. As small as it can be when omitted.
+              - Such an echo is repeated, up to O(count) times, only until one is answered.
+            type: int
+          df:
+            description:
+              - Whether the echo must not be fragmented. The path MTU that the kernel has cached is not looked at.
+              - That it is too big is then an answer, V(unreachable) with the MTU in C(icmp_error).
+            type: bool
           path:
             description: What to request with HTTP, V(/) if nothing is given.
             type: str
@@ -346,7 +356,9 @@ ansible_facts:
                   type: int
                   sample: 44782
                 icmp_error:
-                  description: The last ICMP error about the probe (C(type), C(code), C(sender), C(name)), or V(null).
+                  description:
+                    - The last ICMP error about the probe (C(type), C(code), C(sender), C(name)), or V(null).
+                    - With C(mtu) when it says that an echo with O(sources[].probes[].df) is too big.
                   returned: always
                   type: dict
                   sample: {type: 3, code: 13, sender: 192.0.2.1, name: admin-prohibited}
@@ -431,6 +443,8 @@ _PROBE: dict[str, t.Any] = {
     "transport": {"type": "str"},
     "qtype": {"type": "str"},
     "source": {"type": "str"},
+    "size": {"type": "int"},
+    "df": {"type": "bool"},
     "path": {"type": "str"},
 }
 _DNS: dict[str, t.Any] = {"nameservers": _STRINGS, "search": _STRINGS, "options": _STRINGS}
