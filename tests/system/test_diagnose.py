@@ -27,7 +27,7 @@ FAULTS = [
     "engine-down",
     "underlay-unreachable",
     "service-not-listening",
-    "unexplained-loss",
+    "data-udp-blocked-network",
 ]
 
 

@@ -25,7 +25,7 @@ HANDFUL = [
     "overlay-entry-wrong:live",
     "vtep-down:detached",
     "underlay-unreachable:blackhole",
-    "unexplained-loss:one-pair",
+    "data-udp-blocked-network:one-pair",
     "service-not-listening:other-port",
 ]
 # CROSSHOST_ALL_FAULTS=1 goes through the whole library: half an hour
@@ -36,7 +36,8 @@ CHOSEN = sorted(FAULTS) if os.environ.get("CROSSHOST_ALL_FAULTS") else HANDFUL
 def test_a_fault_breaks_what_it_says_and_heals_without_a_trace(lab: Lab, fault: str) -> None:
     before = lab.snapshot()
     expected = lab.break_(fault)
-    assert lab.survey().unexpected(expected["pairs"]) == []
+    if not FAULTS[fault].partial:
+        assert lab.survey().unexpected(expected["pairs"]) == []
     lab.heal(fault)
     after = lab.snapshot()
     if not FAULTS[fault].residue:

@@ -139,7 +139,7 @@ def make_fleet(count: int = 3, run_id: str = "run1", **question: t.Any) -> Fleet
 
 def answer(pair: Pair, broken: t.Callable[[Pair, str], str | None]) -> list[Facts]:
     """What path_probe would return for a pair, given what is broken: a status by layer, None for a good answer."""
-    good = {"icmp": "ok", "tcp": "open", "udp": "silent", "http": "ok", "dns": "ok"}
+    good = {"icmp": "ok", "mtu": "ok", "tcp": "open", "udp": "silent", "http": "ok", "dns": "ok"}
     results = []
     for probe in pair.probes:
         status = broken(pair, probe.key) or good[probe.layer]

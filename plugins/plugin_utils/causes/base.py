@@ -21,8 +21,9 @@ CONFIRMED, LIKELY, POSSIBLE = "confirmed", "likely", "possible"
 SEVERITIES = (CRITICAL, WARNING, INFO)
 
 # The order of deciding. STATE stands for itself; each later stage only looks at pairs that are still unexplained:
-# the UNDERLAY below everything, a SYMPTOM on top of it, the AFTERMATH other faults leave in the kernel, the REMAINDER.
-STATE, UNDERLAY, SYMPTOM, AFTERMATH, REMAINDER = range(5)
+# the UNDERLAY below everything, a SYMPTOM on top of it, the AFTERMATH other faults leave in the kernel, what only taps
+# can tell (TRACED: by then they have confirmed or refuted what was found, see confirm.py), the REMAINDER.
+STATE, UNDERLAY, SYMPTOM, AFTERMATH, TRACED, REMAINDER = range(6)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Case:
         self.observations = observations
         self.traces = traces or {}  # by pair id; step 3 follows only pairs that need it
         self.findings: list[Finding] = []
+        self.refuted: list[tuple[str, str, frozenset[str]]] = []  # cause, what speaks against it, pairs it lost
 
     @cached_property
     def broken(self) -> list[Observation]:
@@ -129,6 +131,24 @@ class Case:
     def trace(self, observation: Observation) -> Trace | None:
         """Where the packets of a pair were seen, if step 3 followed them."""
         return self.traces.get(observation.pair.id)
+
+    @cached_property
+    def mtu_rows(self) -> dict[str, Facts]:
+        """What mtu_probe found, by the id of the pair or path; a later call replaces an earlier one."""
+        return {
+            row["id"]: row
+            for host in self.fleet.hosts.values()
+            for _label, facts in sorted(host.mtu.items())
+            for row in facts.get("results") or []
+        }
+
+    def mtu(self, path: str) -> Facts | None:
+        """What mtu_probe found on a path, by the id of its pair; None where it was not asked."""
+        return self.mtu_rows.get(path)
+
+    def path_mtu(self, src: str, dst: str) -> Facts | None:
+        """What mtu_probe found from host to host."""
+        return self.mtu(f"{src}>{dst}")
 
     def host_pair(self, src: str, dst: str) -> Observation | None:
         return self._host_pairs.get((src, dst))

@@ -16,6 +16,7 @@ import re
 import typing as t
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
+    CONFIRMED,
     CRITICAL,
     INFO,
     LIKELY,
@@ -115,8 +116,16 @@ def _severity(case: Case, names: list[str], everybody: set[str], heals: bool) ->
 
     Clouds whose networks take less than 1500 bytes run whole fleets like that, and the kernel tells the senders.
     """
-    lossy = any(o.verdict() == "degraded" and set(names) & set(o.pair.hosts) for o in case.observations)
+    lossy = any(_lossy(o) and set(names) & set(o.pair.hosts) for o in case.observations)
     return INFO if heals and not lossy and everybody <= set(names) and len(everybody) > 1 else WARNING
+
+
+def _lossy(observation: Observation) -> bool:
+    """It lost something small; that a full-sized echo is too big is no loss."""
+    if observation.verdict() != "degraded":
+        return False
+    rounds = [observation.layers(label) for label in observation.rounds]
+    return any(key != "mtu" and state in ("degraded", "failed") for states in rounds for key, state in states.items())
 
 
 def _local_nic(case: Case, names: list[str], everybody: set[str], rows: list[Fit]) -> Finding:
@@ -137,6 +146,8 @@ def _local_nic(case: Case, names: list[str], everybody: set[str], rows: list[Fit
             )
         )
     evidence += _icmp_evidence(case, names)
+    measured = _measured(case, rows)
+    evidence += measured[:2]
     if broken:
         evidence.append(_stall_evidence(broken))
     for name in names:
@@ -146,7 +157,7 @@ def _local_nic(case: Case, names: list[str], everybody: set[str], rows: list[Fit
     return Finding(
         cause="overlay-mtu-gt-local-nic",
         severity=CRITICAL if broken else _severity(case, names, everybody, heals),
-        confidence=LIKELY if broken or not heals else POSSIBLE,
+        confidence=CONFIRMED if measured else (LIKELY if broken or not heals else POSSIBLE),
         hosts=names,
         segment="host-stack",
         direction="both",
@@ -174,8 +185,28 @@ def _stalls(observation: Observation, networks: set[str], hosts: set[str]) -> bo
     return (
         "ok" in small
         and bool(observation.failed_layers())
-        and all(key.startswith("http") for key in observation.failed_layers())
+        and all(key.split(":")[0] in ("http", "mtu") for key in observation.failed_layers())
     )
+
+
+def _measured(case: Case, rows: list[Fit]) -> list[Evidence]:
+    """Full-sized packets of these containers that are too big by just what the tunnel adds beyond the NIC's MTU."""
+    found = []
+    for fit in rows:
+        most = fit.nic_mtu - (fit.needed - fit.inner)
+        for observation in case.observations:
+            pair = observation.pair
+            if pair.kind != "overlay" or pair.network_id != fit.network.id or pair.src.host != fit.host.name:
+                continue
+            error = (observation.results.get("mtu") or {}).get("icmp_error") or {}
+            row = case.mtu(pair.id) or {}
+            if row.get("path_mtu") == most and row.get("exact"):
+                words = f"{most} of {row['tried']} bytes pass, {row['verdict']}"
+                found.append(Evidence(fit.host.name, f"mtu_probe {pair.id}", words, f"{row['tried']}"))
+            elif error.get("mtu") == most:
+                words = f"too big, {most} announced"
+                found.append(Evidence(fit.host.name, f"echo of full size, {pair.id}", words, "answered"))
+    return found
 
 
 def _stall_evidence(broken: list[Observation]) -> Evidence:
@@ -187,7 +218,7 @@ def _stall_evidence(broken: list[Observation]) -> Evidence:
 
 
 def _icmp_evidence(case: Case, names: list[str]) -> list[Evidence]:
-    lossy = [o for o in case.observations if o.verdict() == "degraded" and o.pair.kind == "overlay"]
+    lossy = [o for o in case.observations if _lossy(o) and o.pair.kind == "overlay"]
     found = [o for o in lossy if set(names) & set(o.pair.hosts)]
     words = "failed in one round and passed in the other"
     return [Evidence(o.pair.src.host, f"probes {o.pair.id}", words, "passed in each round") for o in found[:1]]
@@ -242,10 +273,12 @@ def decide_mixed(case: Case) -> t.Iterator[Finding]:
 
 def _mixed(case: Case, network: Network, names: list[str], large: Fit, small: Fit) -> Finding:
     broken = [o for o in case.broken if _stalls(o, {network.id}, {large.host.name}) and small.host.name in o.pair.hosts]
+    row = case.path_mtu(large.host.name, small.host.name)
+    measured = row is not None and row.get("exact") and row.get("path_mtu") == small.nic_mtu < (row.get("tried") or 0)
     return Finding(
         cause="mixed-mtu-peers",
         severity=CRITICAL if broken else WARNING,
-        confidence=LIKELY if broken else POSSIBLE,
+        confidence=CONFIRMED if measured else (LIKELY if broken else POSSIBLE),
         hosts=names,
         segment="underlay",
         direction="both",
@@ -267,6 +300,7 @@ def _mixed(case: Case, network: Network, names: list[str], large: Fit, small: Fi
                 f"{large.needed}",
                 f"ip link show {small.nic}",
             ),
+            *([_path_evidence(large.host.name, small.host.name, row)] if measured and row else []),
             *([_stall_evidence(broken)] if broken else []),
         ],
         explains=pair_ids(broken),
@@ -285,6 +319,11 @@ def _mixed(case: Case, network: Network, names: list[str], large: Fit, small: Fi
             )
         ],
     )
+
+
+def _path_evidence(src: str, dst: str, row: Facts) -> Evidence:
+    words = f"{row['path_mtu']} of {row['tried']} bytes pass, {row['verdict']}"
+    return Evidence(src, f"mtu_probe to {dst} ({row.get('address')})", words, f"{row['tried']}")
 
 
 def decide_option(case: Case) -> t.Iterator[Finding]:
@@ -355,6 +394,18 @@ def wide_bridges(host: Host) -> list[tuple[str, int, Facts]]:
     return sorted(found.values(), key=lambda row: row[0])
 
 
+def _outward(case: Case, name: str, nic_mtu: int) -> list[Evidence]:
+    """What mtu_probe found from a container of the host to addresses outside of the fleet."""
+    found = []
+    for path, row in case.mtu_rows.items():
+        source, _arrow, target = path.partition(">")
+        outside = source.startswith(f"{name}/") and target == row.get("address")
+        if outside and row.get("path_mtu") == nic_mtu < (row.get("tried") or 0):
+            words = f"{nic_mtu} of {row['tried']} bytes pass, {row['verdict']}"
+            found.append(Evidence(name, f"mtu_probe from {source} to {target}", words, f"{row['tried']}"))
+    return found
+
+
 def decide_bridge(case: Case) -> t.Iterator[Finding]:
     """Containers behind a bridge that may send, and ask for, more than the NIC of the way out takes."""
     wrong = too_large(case)  # there the NIC is the finding, and its bridges are named with it
@@ -364,10 +415,11 @@ def decide_bridge(case: Case) -> t.Iterator[Finding]:
     for names in groups:
         bridge, mtu, nic = found[names[0]][0]
         bridges = sorted({row[0] for name in names for row in found[name]})
+        outward = [e for name in names for e in _outward(case, name, found[name][0][2]["mtu"])]
         yield Finding(
             cause="docker-gwbridge-mtu",
             severity=_severity(case, names, users, heals=True),
-            confidence=POSSIBLE,
+            confidence=CONFIRMED if outward else POSSIBLE,
             hosts=names,
             segment="host-stack",
             direction="both",
@@ -383,7 +435,8 @@ def decide_bridge(case: Case) -> t.Iterator[Finding]:
                 )
                 for name in names
                 for row in found[name][:3]
-            ],
+            ]
+            + outward[:2],
             remedies=[
                 Remedy(
                     "cure",

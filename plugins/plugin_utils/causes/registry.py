@@ -10,7 +10,9 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes import (
     addressing,
     attachment,
     balancing,
+    checksum,
     cluster,
+    data_plane,
     design,
     encryption,
     engine,
@@ -19,19 +21,28 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes import (
     identity,
     ipam,
     kernel,
+    loss,
     managers,
     mtu,
     names,
     nat,
     overlay_state,
     packet_filter,
+    path_mtu,
     ports,
     posture,
     remainder,
     service,
     underlay,
 )
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import INFO, Case, Cause, Finding
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
+    INFO,
+    TRACED,
+    Case,
+    Cause,
+    Finding,
+)
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.confirm import confirm, refuted_rows
 
 FAMILIES = (
     design,
@@ -55,6 +66,10 @@ FAMILIES = (
     kernel,
     managers,
     underlay,
+    path_mtu,
+    checksum,
+    data_plane,
+    loss,
     remainder,
     posture,
 )
@@ -67,12 +82,18 @@ WRONG = {cause.id for cause in CAUSES} - {"isolated-by-design", "node-not-active
 
 
 def decide_all(case: Case) -> None:
-    """Run every cause; each sees what those before it found."""
+    """Run every cause; each sees what those before it found. Traces judge that before those causes they alone tell."""
     for cause in CAUSES:
-        case.findings += list(cause.decide(case))
+        if cause.stage < TRACED:
+            case.findings += list(cause.decide(case))
+    confirm(case)
+    for cause in CAUSES:
+        if cause.stage >= TRACED:
+            case.findings += list(cause.decide(case))
     for finding in case.findings:
         if finding.explains:
-            finding.rejected += [row for row in _alternatives(case, finding) if row not in finding.rejected]
+            rows = [*refuted_rows(case, finding), *_alternatives(case, finding)]
+            finding.rejected += [row for row in rows if row not in finding.rejected]
 
 
 def _alternatives(case: Case, finding: Finding) -> list[tuple[str, str]]:

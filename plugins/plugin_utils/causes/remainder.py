@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import typing as t
+from collections import Counter
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
     CRITICAL,
@@ -22,12 +23,22 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     culprits,
     pair_ids,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.traced import (
+    between_nics,
+    broken_traces,
+    hidden_by,
+    reason_words,
+    telling,
+    trace_evidence,
+)
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.builders import (
     SWARM_GOSSIP_PORT,
     SWARM_MANAGEMENT_PORT,
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas import Rise, link_counter, rise
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.hops import NIC
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import Broken, Trace
 
 CONTROL = {
     f"tcp:{SWARM_GOSSIP_PORT}": ("gossip-7946-blocked", "gossip"),
@@ -110,9 +121,9 @@ def decide_remainder(case: Case) -> t.Iterator[Finding]:
     groups: dict[tuple[str, str | None, frozenset[str]], list[Observation]] = {}
     failing: dict[tuple[str, str | None], list[Observation]] = {}
     for observation in case.unexplained:
-        failing.setdefault((observation.pair.kind, observation.pair.network), []).append(observation)
+        failing.setdefault((observation.pair.kind, _network(observation)), []).append(observation)
     for (kind, network), observations in failing.items():
-        same = [o for o in case.observations if o.pair.kind == kind and o.pair.network == network]
+        same = [o for o in case.observations if o.pair.kind == kind and _network(o) == network]
         working = [_ends(o) for o in same if o.verdict() in ("ok", "degraded")]
         places = culprits([_ends(o) for o in observations], working)
         for observation in observations:
@@ -123,9 +134,24 @@ def decide_remainder(case: Case) -> t.Iterator[Finding]:
         yield _lost(case, kind, network, sorted(name for name in place if name != "None"), observations)
 
 
+def _network(observation: Observation) -> str | None:
+    """The network a pair is on; a routed pair leads from one to another."""
+    return None if observation.pair.kind == "routed" else observation.pair.network
+
+
 def _lost(case: Case, kind: str, network: str | None, hosts: list[str], observations: list[Observation]) -> Finding:
     sample = observations[0]
     segment, place = _last_seen(case, sample)
+    direction, evidence, confidence = None, _trail(case, sample), POSSIBLE
+    traced = broken_traces(case, observations)
+    if traced:
+        sample, trace, broken = _commonest(traced)
+        segment, place, direction = broken.segment, _told(case, trace, broken), _side(broken)
+        if all(
+            set(row[2].hosts) == set(broken.hosts) for row in traced
+        ):  # else it is the one all of them have in common
+            hosts = sorted(set(broken.hosts)) or hosts
+        evidence, confidence = trace_evidence(trace), LIKELY if telling(trace) else POSSIBLE
     failed = {key: sample.results[key] for key in sample.failed_layers()}
     results = ", ".join(
         f"{key} {result['status']}"
@@ -140,15 +166,16 @@ def _lost(case: Case, kind: str, network: str | None, hosts: list[str], observat
     return Finding(
         cause="unexplained-loss",
         severity=CRITICAL,
-        confidence=POSSIBLE,
+        confidence=confidence,
         hosts=hosts,
         segment=segment,
+        direction=direction,
         network=network,
         summary=f"{len(observations)} {kind} pair(s){on} fail between {' and '.join(hosts) or 'unknown hosts'} and "
         f"nothing that was read explains it; {place}",
         evidence=[
             Evidence(sample.pair.src.host, f"probes {sample.pair.id}", results, "answered"),
-            *_trail(case, sample),
+            *evidence,
         ],
         explains=pair_ids(observations),
         remedies=[
@@ -158,12 +185,43 @@ def _lost(case: Case, kind: str, network: str | None, hosts: list[str], observat
                     (
                         f"capture on both ends while probing {sample.pair.id}: the sender's NIC, the receiver's NIC, "
                         "the receiver's VXLAN device"
-                    ),
+                    )
+                    if not traced
+                    else "look at that place: its rules, routes and programs, and what the kernel gave as its reason",
                 ),
                 "None.",
             )
         ],
     )
+
+
+def _commonest(traced: list[tuple[Observation, Trace, Broken]]) -> tuple[Observation, Trace, Broken]:
+    """The trace that speaks for most: the stretch that most of them break in."""
+    places = Counter((broken.segment, tuple(broken.hosts)) for _o, _trace, broken in traced)
+    place = places.most_common(1)[0][0]
+    return next(row for row in traced if (row[2].segment, tuple(row[2].hosts)) == place)
+
+
+def _side(broken: Broken) -> str | None:
+    """As seen from the host it is on: out where packets leave it, in where they arrive; None between two hosts."""
+    if len(set(broken.hosts)) != 1:
+        return None
+    names = [hop.name if hop else None for hop in (broken.last, broken.missing)]
+    if NIC in names:
+        return "in" if names[0] == NIC else "out"
+    return None
+
+
+def _told(case: Case, trace: Trace, broken: Broken) -> str:
+    """Hop, direction and the kernel's reason; and whether a program may have hidden what came."""
+    words = broken.words
+    if given := telling(trace)[:1]:
+        words += f"; the kernel's reason there: {reason_words(given[0].reason)}, {given[0].hits} of {given[0].of}"
+    hidden = hidden_by(case, broken.missing) if between_nics(broken) else []
+    if hidden:
+        host = broken.missing.host if broken.missing else ""
+        words += f"; whether they arrived cannot be told: {', '.join(hidden)} of {host} may drop them before any tap"
+    return words
 
 
 def _device_rises(case: Case, observation: Observation) -> list[tuple[str, str, str, str, Rise]]:
@@ -232,8 +290,8 @@ CAUSES = [
     Cause(
         "unexplained-loss",
         "A broken pair that no cause explains",
-        "all probes, the counters of the VXLAN devices on both ends",
-        "never silence, never a guess",
+        "all probes, taps along the path, the kernel's drop reasons, the counters of the VXLAN devices on both ends",
+        "never silence, never a guess; what a program may have dropped before the tap is no fault of the network",
         decide_remainder,
         stage=REMAINDER,
         remedy="a capture along the path, at the place where the packets were last seen",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Endpoint, Fleet, Host, Network
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import (
+    FULL,
     PATH,
     REACH,
     SERVICE,
@@ -24,6 +25,7 @@ HTTP_PORTS = (80, 8000, 8008, 8080)  # ports whose registered or customary servi
 EMBEDDED_DNS = "127.0.0.11"  # the engine's own resolver, inside the namespace of every container it serves
 FORWARDED_NAME = "crosshost-doctor.invalid."  # no zone has it, and a resolver says so by itself (RFC 6761)
 GATEWAY_BRIDGE = "docker_gwbridge"  # the network by which containers of an overlay leave their host
+FULL_SIZE = (296, 65535)  # bytes between which an interface's MTU is asked for with an echo of that size
 CLOSED_PORT = 7  # echo: hardly ever open, and its refusal proves the path as well as an answer would
 
 
@@ -96,7 +98,7 @@ def netns_path(fleet: Fleet, endpoint: Endpoint) -> str | None:
 def host_pair(fleet: Fleet, src: Host, dst: Host) -> Pair:
     """Host to host over the underlay, with the ports a Swarm needs and a proof that does not depend on ICMP."""
     ip = dst.underlay_ip
-    probes = [Probe("icmp", ip)]
+    probes = [Probe("icmp", ip), *_full_size(ip, (_way_out(src, ip), dst.underlay_link), SIGNAL)]
     if src.facts.in_swarm and dst.facts.in_swarm:
         probes.append(Probe("tcp", ip, SWARM_GOSSIP_PORT, SERVICE))
         probes.append(Probe("udp", ip, SWARM_GOSSIP_PORT, SIGNAL, {"payload": "mark"}))
@@ -132,11 +134,34 @@ def endpoint_pair(fleet: Fleet, kind: str, src: Endpoint, dst: Endpoint) -> Pair
     if port in HTTP_PORTS:
         probes.append(Probe("http", dst.ip, port, PATH))
     probes += _by_ipv6(fleet, src, dst)
+    if kind == "overlay":
+        probes += _full_size(dst.ip, (_attachment(fleet, src), _attachment(fleet, dst)), FULL)
     if resolvers(fleet, src) and has_embedded_dns(fleet.networks.get(src.network_id)):
         probes.append(Probe("dns", expects=PATH, options={"name": dst.container}))
     return Pair(
         kind, container_node(src), container_node(dst), dst.network_id, dst.network, netns_path(fleet, src), probes
     )
+
+
+def _full_size(ip: str | None, links: tuple[Facts | None, Facts | None], expects: str) -> list[Probe]:
+    """One echo as large as the interfaces of both ends take it, not to be fragmented."""
+    sizes = [link.get("mtu") or 0 for link in links if link]
+    if ip is None or len(sizes) < 2 or not FULL_SIZE[0] <= min(sizes) <= FULL_SIZE[1]:
+        return []
+    return [Probe("mtu", ip, expects=expects, options={"size": min(sizes), "df": True})]
+
+
+def _way_out(host: Host, ip: str | None) -> Facts | None:
+    """The link by which the host's kernel sends to an address, as far as it was asked; else the underlay's."""
+    root = host.facts.root
+    index = next((row.get("oif") for row in root.facts.get("paths") or [] if row.get("dst") == ip), None)
+    return (root.link_by_index.get(index) if index else None) or host.underlay_link
+
+
+def _attachment(fleet: Fleet, endpoint: Endpoint) -> Facts | None:
+    """The interface by which a container is on a network."""
+    namespace = fleet.container_namespace(endpoint)
+    return namespace.link_of_address(endpoint.ip) if namespace else None
 
 
 def _by_ipv6(fleet: Fleet, src: Endpoint, dst: Endpoint) -> list[Probe]:
@@ -178,6 +203,20 @@ def egress_pair(fleet: Fleet, endpoint: Endpoint, peer: Host) -> Pair:
         network.name,
         netns_path(fleet, endpoint),
         probes,
+    )
+
+
+def routed_pair(fleet: Fleet, src: Endpoint, dst: Endpoint) -> Pair:
+    """Container to container of another host by routes alone: no tunnel, and no translation unless somebody does it."""
+    namespace = fleet.container_namespace(dst)
+    ports = [
+        port
+        for _ip, port in (namespace.listeners("tcp") if namespace else [])
+        if namespace is not None and namespace.listens("tcp", port, dst.ip)
+    ]
+    probes = [Probe("icmp", dst.ip), Probe("tcp", dst.ip, min(ports, default=CLOSED_PORT))]
+    return Pair(
+        "routed", container_node(src), container_node(dst), src.network_id, src.network, netns_path(fleet, src), probes
     )
 
 

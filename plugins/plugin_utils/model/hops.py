@@ -31,6 +31,7 @@ SEGMENTS = {
     (VTEP, NIC): "host-filter-out",
     (NIC, VTEP): "host-filter-in",
     (NIC, NIC): "underlay",
+    (VTEP, VTEP): "underlay",
     (BRIDGE, NIC): "host-stack",
     (NIC, BRIDGE): "nat",
 }
@@ -78,9 +79,11 @@ def hops(fleet: Fleet, pair: Pair) -> list[Hop]:
 
 
 def _overlay(fleet: Fleet, pair: Pair) -> list[Hop | None]:
-    there = [*_attached(fleet, pair, pair.src), _vtep(fleet, pair, pair.src), _nic(fleet, pair.src)]
-    here = [_nic(fleet, pair.dst), _vtep(fleet, pair, pair.dst), *reversed(_attached(fleet, pair, pair.dst))]
-    return there + here
+    network = fleet.networks.get(pair.network_id or "")
+    hidden = network is None or "encrypted" in network.options  # what a NIC sees then is ESP, without a mark
+    there = [*_attached(fleet, pair, pair.src), _vtep(fleet, pair, pair.src)]
+    here = [_vtep(fleet, pair, pair.dst), *reversed(_attached(fleet, pair, pair.dst))]
+    return there + ([] if hidden else [_nic(fleet, pair.src), _nic(fleet, pair.dst)]) + here
 
 
 def _local(fleet: Fleet, pair: Pair) -> list[Hop | None]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import (
+    FULL,
     PATH,
     REACH,
     SERVICE,
@@ -25,6 +26,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services import named_addresses, newest
 
 ANSWERED = {"ok", "open", "answered", "nodata"}
+TOO_BIG = ("fragmentation-needed", "packet-too-big")
 RESOLVED = ANSWERED | {"nxdomain"}  # of a name that need not exist: a resolver looked, and said what it found
 PROVES_PATH = ANSWERED | {"refused", "nxdomain", "servfail", "incomplete"}
 ROUNDS = ("first", "again")
@@ -43,6 +45,8 @@ def layer_state(probe: Probe, result: Facts | None) -> str:
     if result is None or result["status"] == "skipped" or _not_sent(result):
         return "skipped"
     status = result["status"]
+    if probe.layer == "mtu":
+        return _size_state(result)
     if probe.expects == SIGNAL:
         return "failed" if status == "unreachable" else ("ok" if status in PROVES_PATH else "unknown")
     if probe.layer == "dns" and probe.expects == REACH:
@@ -53,6 +57,17 @@ def layer_state(probe: Probe, result: Facts | None) -> str:
         return "failed"
     lost = probe.layer == "icmp" and 0 < result.get("received", 0) < result.get("sent", 0)
     return "degraded" if lost else "ok"
+
+
+def _size_state(result: Facts) -> str:
+    """Of an echo of full size that must not be fragmented: ok, degraded where the path says that it is too big.
+
+    A sender that is told can adapt; failed is one that vanished.
+    """
+    if result["status"] == "ok":
+        return "ok"
+    too_big = (result.get("icmp_error") or {}).get("name") in TOO_BIG
+    return "degraded" if too_big or result.get("errno") == "EMSGSIZE" else "failed"
 
 
 @dataclass
@@ -73,7 +88,10 @@ class Observation:
 
     def layers(self, label: str | None = None) -> dict[str, str]:
         results = self.results if label is None else self.rounds.get(label) or {}
-        return {probe.key: layer_state(probe, results.get(probe.key)) for probe in self.pair.probes}
+        states = {probe.key: layer_state(probe, results.get(probe.key)) for probe in self.pair.probes}
+        if "mtu" in states and states.get("icmp") != "ok":
+            states["mtu"] = "skipped"  # where small echoes are lost, the size of large ones is not to blame
+        return states
 
     def verdict(self, label: str | None = None) -> str:
         """ok, degraded, failed or untested; over all rounds a pair has failed only if it failed in each."""
@@ -92,9 +110,12 @@ class Observation:
         if not asked:
             return "untested"
         required = (by_need.get(PATH) or []) + (by_need.get(SERVICE) or [])
+        if not any(probe.layer == "http" and states[probe.key] == "ok" for probe in self.pair.probes):
+            # A page that came whole was large enough: TCP gets by with smaller segments, and only datagrams are lost.
+            required += by_need.get(FULL) or []
         if "failed" in required or all(state == "failed" for state in asked):
             return "failed"
-        return "degraded" if "degraded" in asked else "ok"
+        return "degraded" if "degraded" in asked or "failed" in (by_need.get(FULL) or []) else "ok"
 
     @property
     def _asked(self) -> list[str]:

@@ -15,6 +15,7 @@ Facts = dict[str, t.Any]
 REACH = "reach"  # one of several proofs of the same path: the pair is reached if any of them comes back
 PATH = "path"  # something has to come back; a refused connection proves the path
 SERVICE = "service"  # the service itself has to answer
+FULL = "full"  # as large as both ends take: one that vanishes breaks the pair, unless a whole page comes all the same
 SIGNAL = "signal"  # nothing needs to come back: the probe exists to be counted at the receiver
 
 
@@ -40,7 +41,7 @@ class Node:
 
 @dataclass
 class Probe:
-    """One probe of a pair, in the words of path_probe."""
+    """One probe of a pair, in the words of path_probe; the layer mtu is an echo of full size."""
 
     layer: str
     address: str | None = None
@@ -51,7 +52,7 @@ class Probe:
 
     @property
     def key(self) -> str:
-        """The layer's name in a report: icmp, tcp:7946, udp:4789, http:80, dns."""
+        """The layer's name in a report: icmp, mtu, tcp:7946, udp:4789, http:80, dns."""
         return f"{self.layer}{self.tag}:{self.port}" if self.port and self.layer != "dns" else self.layer + self.tag
 
 
@@ -59,7 +60,7 @@ class Probe:
 class Pair:
     """A directed pair with its probes. C(kind) says which path the packets take."""
 
-    kind: str  # host | overlay | local | published | hairpin | egress | service | upstream | translated
+    kind: str  # host | overlay | local | published | hairpin | egress | routed | service | upstream | translated
     src: Node
     dst: Node
     network_id: str | None = None
@@ -83,7 +84,7 @@ class Pair:
         """The probe as path_probe takes it."""
         return {
             "id": self.probe_id(probe),
-            "layer": probe.layer,
+            "layer": "icmp" if probe.layer == "mtu" else probe.layer,
             "address": probe.address,
             "port": probe.port,
             **probe.options,

@@ -32,6 +32,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Endpoint, Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Node, Pair
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.routes import routed_pairs
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services import (
     backend_pair,
     mesh_pair,
@@ -72,6 +73,7 @@ class Plan:
         self.pairs += store_pairs(self.fleet)
         self._published_pairs()
         self._egress_pairs()
+        self._routed_pairs()
         self._upstream_pairs()
         self._translated_pairs()
         return self.pairs
@@ -225,6 +227,10 @@ class Plan:
             self.pairs += [upstream_pair(self.fleet, source) for source in list(found.values())[:RESOLVERS]]
             if found:
                 self.pairs.append(upstream_pair(self.fleet, host))
+
+    def _routed_pairs(self) -> None:
+        for host in self.fleet.answering:
+            self.pairs += routed_pairs(self.fleet, host, self.peers(host))
 
     def _translated_pairs(self) -> None:
         for host in self.fleet.answering:

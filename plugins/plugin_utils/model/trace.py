@@ -299,6 +299,7 @@ def _reasons(trace: Trace, fleet: Fleet) -> None:
     for host in dict.fromkeys(hop.host for hop in trace.hops):
         capture = _capture(fleet, host)
         reasons = capture.get("reasons") or {}
-        noise = reasons.get("calibration") or {}
-        trace.events[host] = [event for event in reasons.get("events") or [] if event["reason"] not in noise]
+        noise = reasons.get("calibration") or {}  # by reason and the place in the kernel that gave it
+        events = reasons.get("events") or []
+        trace.events[host] = [e for e in events if not {e["reason"], f"{e['reason']}@{e.get('location')}"} & set(noise)]
         trace.rules += [(host, row) for row in (capture.get("nftrace") or {}).get("events") or []]

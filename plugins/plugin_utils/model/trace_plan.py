@@ -15,7 +15,7 @@ from collections import Counter
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import CONFIRMED, INFO, Case
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import Facts
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.hops import Hop, hops
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Pair, Probe
@@ -23,18 +23,24 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs impor
 PAIRS = 24  # followed in one run
 ALIKE = 2  # of those that fail alike
 TAPS = 32  # on one host
+SECONDS = 60.0  # until a host that is not asked again closes its taps by itself
 TRACED_LAYERS = ("icmp", "tcp", "udp")  # what carries a mark or a number of its own
 
 
-def suspects(case: Case) -> list[Observation]:
-    """Pairs to follow: broken or losing packets, and nothing confirmed explains why."""
+def suspects(case: Case, proven: bool = False) -> list[Observation]:
+    """Pairs to follow: broken or losing packets, and nothing confirmed explains why.
+
+    @param proven: also those whose cause is confirmed, for the sake of their packets.
+    """
     confirmed = {
         pair
         for finding in case.findings
         if finding.confidence == CONFIRMED and finding.severity != INFO
         for pair in finding.explains
     }
-    wanted = [o for o in case.observations if o.verdict() in ("failed", "degraded") and o.pair.id not in confirmed]
+    wanted = [
+        o for o in case.observations if o.verdict() in ("failed", "degraded") and (proven or o.pair.id not in confirmed)
+    ]
     said = {pair: finding.cause for finding in case.findings for pair in finding.explains}
     chosen: list[Observation] = []
     alike: Counter[tuple[t.Any, ...]] = Counter()
@@ -95,13 +101,6 @@ class TracePlan:
         """plan/capture/<host>.json: the arguments of vxlan_capture."""
         fleet = self.fleet
         addresses = sorted({host.underlay_ip for host in fleet.answering if host.underlay_ip})
-        vnis = {
-            link["vxlan"]["vni"]
-            for host in fleet.answering
-            for namespace in host.facts.namespaces
-            for link in namespace.vxlan_links
-            if link["vxlan"].get("vni") is not None
-        }
         return {
             host: {
                 "taps": list(taps.values()),
@@ -110,12 +109,19 @@ class TracePlan:
                 "filter": "probes",
                 "peers": [ip for ip in addresses if ip != fleet.hosts[host].underlay_ip],
                 "vteps": addresses,
-                "vnis": sorted(vnis),
+                "vnis": _vnis(fleet.hosts[host]),
+                "seconds": SECONDS,
                 "reasons": True,
                 "nftrace": nftrace,
             }
             for host, taps in self.taps.items()
         }
+
+
+def _vnis(host: Host) -> list[int]:
+    """The VNIs that devices of this host terminate."""
+    links = [link["vxlan"] for namespace in host.facts.namespaces for link in namespace.vxlan_links]
+    return sorted({link["vni"] for link in links if link.get("vni") is not None})
 
 
 def _ports(fleet: Fleet) -> list[int]:

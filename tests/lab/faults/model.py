@@ -156,6 +156,9 @@ class Fault:
     """How many of the lab's hosts have to be managers of the Swarm."""
     question: tuple[tuple[str, str], ...] = ()
     """Options of the diagnosis (doctor_to …) without which nothing would be asked of what the fault breaks."""
+    partial: bool = False
+    """It loses some packets of many: what the lab's survey tries once may work or not."""
+
     also: frozenset[str] = frozenset()
     """Causes a diagnosis may name besides, at info: what the fault leaves lying about and breaks nothing."""
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The underlay: hosts cut off, peers unrouted, and losses in the fabric that no host can see the reason of."""
+"""The underlay: hosts cut off, peers unrouted, and the tunnel's port dropped in the fabric, where no host sees why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .changes import Command, LinkDown, NftTable
 from .model import ANY, Broken, Change, Expect, Fault, overlay_between, overlay_touching
 
 UNREACHABLE = "underlay-unreachable"
-UNEXPLAINED = ("unexplained-loss", "data-udp-blocked-network")
+BLOCKED = "data-udp-blocked-network"
 
 CUT_OFF = (
     Broken("host", "$host", ANY, "$host to every other host"),
@@ -45,11 +45,17 @@ def no_route(variant: str, summary: str, kind: str) -> Fault:
 
 
 def lost(
-    variant: str, summary: str, rule: str, pairs: tuple[Broken, ...], hosts: tuple[str, ...] = ("$host",)
+    variant: str,
+    summary: str,
+    rule: str,
+    pairs: tuple[Broken, ...],
+    hosts: tuple[str, ...] = ("$host",),
+    direction: str | None = None,
 ) -> Fault:
     body = f"  chain forward {{\n    type filter hook forward priority 0; policy accept;\n    {rule}\n  }}"
     change = NftTable("bridge", "loss_$host", body, "fabric")
-    return Fault(UNEXPLAINED[0] + variant, summary, (change,), Expect(UNEXPLAINED, ("underlay",), pairs, hosts))
+    expect = Expect((BLOCKED,), ("underlay",), pairs, hosts, direction)
+    return Fault(BLOCKED + variant, summary, (change,), expect)
 
 
 BOTH_WAYS = 'udp dport $tunnel meta iifname "$port" drop; udp dport $tunnel meta oifname "$port" drop'
@@ -79,18 +85,20 @@ FAULTS = (
     no_route(":blackhole", "a blackhole route to a peer", "blackhole"),
     no_route(":unreachable", "an unreachable route to a peer", "unreachable"),
     no_route(":wrong-gateway", "a route to a peer through an address nobody has", "via 192.0.2.250"),
-    lost("", "the fabric drops the tunnel port, both ways", BOTH_WAYS, overlay_touching()),
+    lost("", "the fabric drops the tunnel port, both ways", BOTH_WAYS, overlay_touching(), direction="both"),
     lost(
         ":in",
         "the fabric drops the tunnel port towards the host",
         'udp dport $tunnel oifname "$port" drop',
         overlay_touching(),
+        direction="in",
     ),
     lost(
         ":out",
         "the fabric drops the tunnel port from the host",
         'udp dport $tunnel iifname "$port" drop',
         overlay_touching(),
+        direction="out",
     ),
     lost(
         ":one-pair",

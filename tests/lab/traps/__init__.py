@@ -15,6 +15,7 @@ from . import (
     attachment,
     balancing,
     cluster,
+    data_plane,
     encryption,
     filter_ownership,
     identity,
@@ -24,6 +25,7 @@ from . import (
     mtu,
     names,
     nat,
+    path_mtu,
     ports,
 )
 
@@ -33,6 +35,7 @@ FAMILIES = (
     ports,
     encryption,
     mtu,
+    path_mtu,
     addressing,
     identity,
     ipam,
@@ -42,5 +45,6 @@ FAMILIES = (
     cluster,
     balancing,
     managers,
+    data_plane,
 )
 TRAPS: dict[str, Fault] = {trap.name: trap for family in FAMILIES for trap in family.TRAPS}
