@@ -123,7 +123,7 @@ docs: setup
 	@$(BIN)/python -m tests.gates.pages --write
 
 bench: setup
-	@for part in filter facts diagnose; do $(BIN)/python -m tests.benchmark.$$part; done
+	@for part in filter facts diagnose performance; do $(BIN)/python -m tests.benchmark.$$part; done
 
 freeze:
 	@rm -rf $(CACHE)/freeze && $(PYTHON) -m venv $(CACHE)/freeze

@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
             if run is None:
                 raise RunFolderError(f"{folder.path} holds no run (no run.json)")
             report = {
-                **diagnose(folder),
+                **decided(folder, run),
                 "collection_version": run["collection_version"],
                 "run_id": run["run_id"],
                 "started_at": run["started_at"],
@@ -53,6 +53,19 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(exc)) from exc
         Display().display(summarise(report, path))
         return {**result, **_outcome(report, path, arguments["fail_on"])}
+
+
+def decided(folder: RunFolder, run: dict[str, t.Any]) -> dict[str, t.Any]:
+    """What the engine says. On somebody else's facts it may stumble over what no module of ours would have returned."""
+    try:
+        return diagnose(folder)
+    except RunFolderError:
+        raise
+    except Exception as exc:
+        if "replayed_from" not in run:
+            raise
+        what = f"{type(exc).__name__}: {exc}"[:300]
+        raise RunFolderError(f"doctor_replay: the facts in {run['replayed_from']} make no sense: {what}") from exc
 
 
 def _outcome(report: dict[str, t.Any], path: str, fail_on: str) -> dict[str, t.Any]:

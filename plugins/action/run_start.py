@@ -14,6 +14,7 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.replay import take_over
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder, RunFolderError
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.subnets import MISSING
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.version import COLLECTION_VERSION
@@ -41,11 +42,15 @@ class ActionModule(ActionBase):
                 "to": {"type": "str"},
                 "port": {"type": "int"},
                 "kv_endpoints": {"type": "list", "elements": "str", "default": []},
+                "replay": {"type": "path"},
             },
             required_together=[("from", "to")],
+            mutually_exclusive=[("replay", "from")],
         )
         if MISSING:
             raise AnsibleActionFail(MISSING)
+        if arguments["replay"]:
+            return {**result, "changed": False, **self._replay(arguments["replay"], arguments["report_dir"])}
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
         path = arguments["report_dir"] or os.path.join(os.getcwd(), f"crosshost-doctor-{run_id}")
         run = {
@@ -61,6 +66,16 @@ class ActionModule(ActionBase):
         except RunFolderError as exc:
             raise AnsibleActionFail(str(exc)) from exc
         return {**result, "changed": False, "run_id": run_id, "run_dir": folder.path}
+
+    def _replay(self, source: str, report_dir: str | None) -> dict[str, t.Any]:
+        """A run folder of what an earlier run has read; no host is asked."""
+        path = report_dir or os.path.join(os.getcwd(), f"crosshost-doctor-replay-{secrets.token_hex(3)}")
+        try:
+            folder = take_over(source, path)
+            run_id = folder.read("run.json")["run_id"]
+        except RunFolderError as exc:
+            raise AnsibleActionFail(f"doctor_replay: {exc}") from exc
+        return {"run_id": run_id, "run_dir": folder.path}
 
     def _hosts(self, task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         names = task_vars.get("ansible_play_hosts_all") or [task_vars["inventory_hostname"]]

@@ -97,10 +97,18 @@ _SECRETS = (
 )
 
 
+def without_secrets(text: str) -> tuple[str, int]:
+    """The text without tokens, passwords and keys, and how many were taken out."""
+    total = 0
+    for pattern, replacement in _SECRETS:
+        text, count = pattern.subn(replacement, text)
+        total += count
+    return text, total
+
+
 def redact(text: str) -> str:
     """The text without tokens, passwords and keys, at most 300 characters."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
+    text, _count = without_secrets(text)
     return text if len(text) <= SAMPLE else text[: SAMPLE - 1] + "…"
 
 
@@ -177,14 +185,21 @@ def read_log(limit: int, missing: list[dict[str, str]]) -> dict[str, Any]:
     """The C(log) of the facts; what could not be read is appended to C(missing)."""
     log: dict[str, Any] = {"source": None, "path": None, "bytes": 0, "truncated": False, "patterns": {}, "kernel": {}}
     log["kernel"] = _kernel(limit, missing)
+    found = engine_lines(limit, missing)
+    if found is not None:
+        log.update(source=found[0], path=found[1], bytes=found[3], truncated=found[4])
+        log["patterns"] = reduce_lines(found[2])
+    return log
+
+
+def engine_lines(limit: int, missing: list[dict[str, str]]) -> tuple[str, str, list[str], int, bool] | None:
+    """(source, path, newest lines, bytes read, truncated) of the engine's log, secrets and all; None: there is none."""
     journal = _journal(limit)
     if journal is not None and journal[0]:
         lines, size, truncated, error = journal
-        log.update(source="journal", path="docker.service", bytes=size, truncated=truncated)
-        log["patterns"] = reduce_lines(lines)
         if error:
             missing.append({"section": "log", "what": "journalctl", "why": error})
-        return log
+        return "journal", "docker.service", lines, size, truncated
     tried = [] if journal is None else ["the journal of docker.service (empty)"]
     for path, needle in FILES:
         tried.append(path)
@@ -197,11 +212,9 @@ def read_log(limit: int, missing: list[dict[str, str]]) -> dict[str, Any]:
             continue
         lines = [line for line in text.splitlines() if needle is None or needle in line]
         if lines or needle is None:
-            log.update(source="file", path=path, bytes=size, truncated=truncated)
-            log["patterns"] = reduce_lines(lines)
-            return log
+            return "file", path, lines, size, truncated
     missing.append({"section": "log", "what": "engine log", "why": f"not found in {', '.join(tried)}"})
-    return log
+    return None
 
 
 def _kernel(limit: int, missing: list[dict[str, str]]) -> dict[str, dict[str, Any]]:

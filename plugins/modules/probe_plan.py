@@ -30,11 +30,28 @@ options:
     description:
       - V(first) plans from the facts, or from the operator's question where one was asked.
       - V(again) plans what failed or lost packets in the first round.
+      - V(trace) plans which pairs are followed packet by packet, because nothing read so far proves what is wrong with
+        them. It writes the taps of every host and the paths whose MTU is looked for, beside the probes.
     type: str
-    choices: [first, again]
+    choices: [first, again, trace]
     default: first
+  nftrace:
+    description: Have the kernel name the rules that the packets followed in round V(trace) meet.
+    type: bool
+    default: false
+  evidence:
+    description: In round V(trace), follow also pairs whose cause is proven, for the sake of their packets.
+    type: bool
+    default: false
+  external_targets:
+    description: Addresses outside of the fleet whose path MTU is looked for in round V(trace).
+    type: list
+    elements: str
+    default: []
 seealso:
   - module: crosshost.doctor.path_probe
+  - module: crosshost.doctor.vxlan_capture
+  - module: crosshost.doctor.mtu_probe
 """
 
 EXAMPLES = r"""
@@ -52,6 +69,12 @@ pairs:
   sample: 18
 suspects:
   description: The hosts at either end of these pairs.
+  type: list
+  elements: str
+  returned: success
+  sample: [node1, node2]
+mtu:
+  description: The hosts that look for path MTUs in round V(trace).
   type: list
   elements: str
   returned: success

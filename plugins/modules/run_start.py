@@ -41,6 +41,12 @@ options:
     type: list
     elements: str
     default: []
+  replay:
+    description:
+      - The folder of an earlier run, or a C(.tar.gz) of it. What that run has read is checked and copied into the run
+        folder, for M(crosshost.doctor.diagnose) to decide about once more. Nothing else is needed of the hosts.
+      - The question of that run stands; O(from) and O(to) cannot be given.
+    type: path
 seealso:
   - module: crosshost.doctor.probe_plan
   - module: crosshost.doctor.diagnose

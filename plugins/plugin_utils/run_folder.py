@@ -11,6 +11,8 @@ all hand the engine a folder like this one and nothing else.
     hosts/<host>/<module>-<label>.json   what one module call returned, or why it returned nothing
     plan/<label>/pairs.json         the pairs a round probes
     plan/<label>/<host>.json        the probes one host sends in that round
+    captures/<host>.pcapng          what taps saw, and
+    evidence/<host>.tar.gz          the archive of a host, both on request; the engine reads neither
     report.json                     the verdict
 
 Folders are 0700 and files 0600: facts tell a lot about a network.
@@ -66,7 +68,7 @@ class RunFolder:
         earlier = self.read("run.json")
         if not isinstance(earlier, dict) or not {"run_id", "collection_version"} <= earlier.keys():
             raise RunFolderError(f"{self.path} holds a run.json that no run wrote. Give another doctor_report_dir.")
-        for name in ("hosts", "plan"):
+        for name in ("hosts", "plan", "captures", "evidence"):
             shutil.rmtree(self.file(name), ignore_errors=True)
         for name in ("run.json", "report.json"):
             if os.path.exists(self.file(name)):

@@ -18,6 +18,7 @@ from types import ModuleType
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Cause
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry import FAMILIES
 from tests import accuracy
+from tests.benchmark import performance
 from tests.gates.tree import REPOSITORY
 from tests.lab.faults import FAULTS
 
@@ -92,6 +93,8 @@ def pages() -> dict[Path, str]:
     made = {CAUSES: causes_page()}
     if accuracy.RECORD.exists():
         made[accuracy.PAGE] = accuracy.page(json.loads(accuracy.RECORD.read_text()))
+    if performance.RECORD.exists():
+        made[performance.PAGE] = performance.page(json.loads(performance.RECORD.read_text()))
     return made
 
 

@@ -101,13 +101,15 @@ class TracePlan:
         """plan/capture/<host>.json: the arguments of vxlan_capture."""
         fleet = self.fleet
         addresses = sorted({host.underlay_ip for host in fleet.answering if host.underlay_ip})
+        ends = sorted({node.ip for pair in self.pairs for node in (pair.src, pair.dst) if node.ip} - set(addresses))
         return {
             host: {
                 "taps": list(taps.values()),
                 "ports": _ports(fleet),
                 "mark": self.mark,
                 "filter": "probes",
-                "peers": [ip for ip in addresses if ip != fleet.hosts[host].underlay_ip],
+                "tcp_ports": self._tcp_ports(),
+                "peers": [ip for ip in addresses if ip != fleet.hosts[host].underlay_ip] + ends,
                 "vteps": addresses,
                 "vnis": _vnis(fleet.hosts[host]),
                 "seconds": SECONDS,
@@ -116,6 +118,18 @@ class TracePlan:
             }
             for host, taps in self.taps.items()
         }
+
+    def _tcp_ports(self) -> list[int]:
+        """The ports that are probed, and what a host may translate them to."""
+        probed = {probe.port for pair in self.pairs for probe in pair.probes if probe.port}
+        behind = {
+            port["port"]
+            for host in self.taps
+            for container in self.fleet.hosts[host].facts.containers
+            for port in container.get("ports") or []
+            if port.get("host_port") in probed and port.get("port")
+        }
+        return sorted(probed | behind)
 
 
 def _vnis(host: Host) -> list[int]:

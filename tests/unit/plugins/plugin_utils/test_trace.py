@@ -13,7 +13,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.engine import _br
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.hops import hops
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import FORWARD, REPLY, Trace, traces
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace_plan import ALIKE, PAIRS, suspects
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace_plan import ALIKE, PAIRS, TracePlan, suspects
 from tests.unit.made_fleet import make_fleet, run_case
 from tests.unit.made_trace import follow
 
@@ -149,6 +149,27 @@ def test_the_report_takes_the_place_from_the_trace():
     assert _broken_at(case, observations[0], []) == {"hop": "vtep", "host": "node1", "direction": "reply"}
     case.traces.clear()
     assert _broken_at(case, observations[0], []) is None
+
+
+def test_every_host_of_a_path_is_told_what_to_look_for():
+    case, observations = lost_case()
+    plan = TracePlan(case, observations)
+    captures = plan.captures()
+    assert sorted(captures) == ["node1", "node2"]
+    assert [tap["id"] for tap in captures["node1"]["taps"]] == [hop.tap for hop in plan.rows[0][1][:4]]
+    assert captures["node1"]["tcp_ports"] == [80]
+    assert captures["node1"]["peers"] == ["192.0.2.2", "192.0.2.3", "10.0.1.1", "10.0.1.2"]
+    assert (captures["node2"]["ports"], captures["node2"]["vnis"]) == ([4789], [4097])
+
+
+def test_the_ports_behind_a_translation_are_looked_for_as_well():
+    fleet = make_fleet(2)
+    fleet.hosts["node2"].facts.containers[0]["ports"] = [
+        {"protocol": "tcp", "port": 80, "host_ip": "0.0.0.0", "host_port": 8080}
+    ]
+    case = run_case(fleet, lambda pair, key: "timeout" if pair.kind == "published" else None)
+    published = [o for o in case.observations if o.pair.kind == "published"]
+    assert TracePlan(case, published).captures()["node2"]["tcp_ports"] == [80, 8080]
 
 
 def test_few_of_many_alike_are_followed_and_every_kind_of_suspect_is():
