@@ -236,7 +236,8 @@ class Ring:
             *(TYPE_TRACEPOINT, ATTRIBUTE_SIZE, tracepoint, 1, SAMPLE_TIME | SAMPLE_RAW, read_format, flags, size // 2),
             *(0, 0, 0, 0, 0, 0, CLOCK_MONOTONIC, 0, 0, 0, 0),
         )
-        assert len(attribute) == ATTRIBUTE_SIZE
+        if len(attribute) != ATTRIBUTE_SIZE:
+            raise AssertionError(f"perf_event_attr has {ATTRIBUTE_SIZE} bytes, not {len(attribute)}")
         # pid -1: whatever runs on this processor, in every namespace.
         words = (ctypes.c_int(-1), ctypes.c_int(cpu), ctypes.c_int(-1), ctypes.c_ulong(FLAG_FD_CLOEXEC))
         self.descriptor = _call("perf_event_open", number, attribute, *words)

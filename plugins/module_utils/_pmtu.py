@@ -51,6 +51,13 @@ LINGER = 0.2  # seconds, for what a trace brings
 Report = dict[str, t.Any]
 
 
+def _known(size: int | None) -> int:
+    """A size that has to be known by now."""
+    if size is None:
+        raise AssertionError("the first volley settles what is asked for here")
+    return size
+
+
 def new_report(mark: str = "") -> Report:
     """An empty result: all keys, nothing found."""
     return {"schema": SCHEMA, "started": 0.0, "finished": 0.0, "mark": mark, "missing": [], "results": []}
@@ -201,9 +208,9 @@ class Target:
     def _begin(self, method: str, first: list[int] | None = None) -> None:
         """Open what the method needs and start it, with the sizes C(first); without the right to, it is not tried."""
         kind = FrugalTrack if method == "udp" else Track
-        assert self._tried is not None
+        tried = _known(self._tried)
         transmit = {"icmp": self._echo, "tcp": self._syn, "udp": self._datagram}[method]
-        track = kind(method, self._loop, self._version, self._tried, self._timeout, transmit, self._check)
+        track = kind(method, self._loop, self._version, tried, self._timeout, transmit, self._check)
         track.search.first = sorted(set(first)) if first else track.search.first
         self.tracks[method] = track
         try:
@@ -300,9 +307,7 @@ class Target:
 
     def _follow_up(self, echo: Track) -> None:
         """Large echoes vanish: on which hop, and is it the request or the reply? A SYN's answer is small."""
-        low, high = echo.search.low, echo.search.high
-        assert low is not None
-        assert high is not None
+        low, high = _known(echo.search.low), _known(echo.search.high)
         self._trace = Trace(high, FLOOR)
         for ticket in self._trace.tickets():
             with contextlib.suppress(OSError):
@@ -390,8 +395,7 @@ class Target:
 
     def _verdict(self, track: Track) -> dict[str, t.Any]:
         search = track.search
-        low, high = search.low, search.high
-        assert low is not None
+        low, high = _known(search.low), search.high
         found: dict[str, t.Any] = {"path_mtu": low, "exact": search.exact, "detail": None}
         if low >= search.largest:
             return {**found, "verdict": "clean", "detail": self._way_back(track)}

@@ -191,7 +191,8 @@ class FrugalTrack(Track):
             return largest if search.sends[largest] < 2 and largest not in search.refused else FLOOR
         if hint and low < hint and search.sends[hint] < TRIES:
             return hint
-        assert high is not None  # the largest was sent first
+        if high is None:
+            raise AssertionError("the largest is sent before anything is searched for")
         if high - low > 1 and self._paid < PAID_ANSWERS + 1:
             return frugal(low, high, PAID_ANSWERS + 1 - self._paid)
         return high

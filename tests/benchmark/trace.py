@@ -115,7 +115,8 @@ def rows() -> list[dict[str, Any]]:
             diagnose(inventory, Path(folder) / "run")
             for count in PAIRS:
                 runs = [
-                    (ping_seconds(inventory), *follow(inventory, Path(folder) / "run", count)) for _ in range(ROUNDS)
+                    (ping_seconds(inventory), *follow(inventory, Path(folder) / "run", count))
+                    for _round in range(ROUNDS)
                 ]
                 theirs, ours = (statistics.median(row[column] for row in runs) for column in (0, 1))
                 found.append(

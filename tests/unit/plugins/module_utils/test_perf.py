@@ -18,22 +18,22 @@ from ansible_collections.crosshost.doctor.plugins.module_utils import _perf
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="reads a tracepoint of all processors: needs root")
 
-# skb:kfree_skb as kernel 6.1 has it; the list of names is cut.
+# skb:kfree_skb as kernel 6.1 has it; the list of names is cut, and | stands for a tab.
 FORMAT = """\
 name: kfree_skb
 ID: 1654
 format:
-	field:unsigned short common_type;	offset:0;	size:2;	signed:0;
-	field:int common_pid;	offset:4;	size:4;	signed:1;
+|field:unsigned short common_type;|offset:0;|size:2;|signed:0;
+|field:int common_pid;|offset:4;|size:4;|signed:1;
 
-	field:void * skbaddr;	offset:8;	size:8;	signed:0;
-	field:void * location;	offset:16;	size:8;	signed:0;
-	field:unsigned short protocol;	offset:24;	size:2;	signed:0;
-	field:enum skb_drop_reason reason;	offset:28;	size:4;	signed:0;
-	field:char comm[16];	offset:32;	size:16;	signed:0;
+|field:void * skbaddr;|offset:8;|size:8;|signed:0;
+|field:void * location;|offset:16;|size:8;|signed:0;
+|field:unsigned short protocol;|offset:24;|size:2;|signed:0;
+|field:enum skb_drop_reason reason;|offset:28;|size:4;|signed:0;
+|field:char comm[16];|offset:32;|size:16;|signed:0;
 
 print fmt: "reason: %s", __print_symbolic(REC->reason, { 1, "NOT_SPECIFIED" }, { 2, "NO_SOCKET" }, { 0x30001, "FOREIGN" })
-"""  # noqa: E501
+""".replace("|", "\t")  # noqa: E501
 
 
 def record(kind: int, body: bytes) -> bytes:

@@ -126,7 +126,9 @@ def test_a_refused_port_is_no_wrong_checksum():
         filters_known(make_fleet(3)),
         lambda pair, key: "timeout" if pair.kind == "overlay" and "node2" in pair.hosts and key == "http:80" else None,
     )
-    assert "tx-csum-inner-bug" not in [cause for cause, _ in causes(containers_count(case, node1=RISING, node3=RISING))]
+    assert "tx-csum-inner-bug" not in [
+        cause for cause, _hosts in causes(containers_count(case, node1=RISING, node3=RISING))
+    ]
 
 
 def kernel_says(case: Case, reason: str, receivers: tuple[str, ...]) -> Case:

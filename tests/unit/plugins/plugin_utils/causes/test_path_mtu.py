@@ -185,7 +185,7 @@ def test_taps_that_saw_first_fragments_alone_are_evidence():
     fleet = sized()
     lost = {"hop": ROUTER, "fragmented": {"length": 2012, "answered": False}}
     measured(fleet, *both_ways(2, 3, 1400, **lost), *containers(2, 3, 1350))
-    rows = [{"tap": "nic:1:2", "out": False, "fragment": None, "outer": {"fragment": "first"}} for _ in range(3)]
+    rows = [{"tap": "nic:1:2", "out": False, "fragment": None, "outer": {"fragment": "first"}}] * 3
     fleet.hosts["node3"].captures["trace"] = {"sightings": rows}
     assert "3 first fragments arrived, none of the later ones" in words(mine(run_case(fleet, stalled(2, 3)))[0])
     rows.append({"tap": "nic:1:2", "out": False, "fragment": "later", "outer": None})

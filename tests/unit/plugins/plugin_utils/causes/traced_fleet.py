@@ -135,4 +135,4 @@ def found(case: Case) -> list[tuple[str, list[str], str, str | None, str, str]]:
 
 
 def causes(case: Case) -> list[tuple[str, list[str]]]:
-    return [(cause, hosts) for cause, hosts, *_rest in found(case)]
+    return [(f.cause, f.hosts) for f in loud(case)]
