@@ -27,7 +27,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     culprits,
     pair_ids,
 )
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.data_plane import (
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.crossing import (
     Lost,
     crossing,
     ends,

@@ -28,7 +28,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     culprits,
     pair_ids,
 )
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.data_plane import Lost, crossing, ends
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.crossing import Lost, crossing, ends
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.traced import between_nics, trace_evidence
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas import (
     Reader,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes import (
     addressing,
+    arp,
     attachment,
     balancing,
     checksum,
+    cloud,
     cluster,
     data_plane,
     design,
@@ -33,6 +35,8 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes import (
     posture,
     remainder,
     service,
+    tun,
+    tunnel_packets,
     underlay,
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
@@ -68,7 +72,11 @@ FAMILIES = (
     underlay,
     path_mtu,
     checksum,
+    tunnel_packets,
     data_plane,
+    arp,
+    cloud,
+    tun,
     loss,
     remainder,
     posture,
