@@ -187,14 +187,19 @@ class _Call:
         """Start everything, source by source, then serve all of it until it is done or the deadline has come."""
         with _descriptors(len(self._probes) * _DESCRIPTORS_PER_PROBE + len(self._sources) * 4 + _OTHER_DESCRIPTORS):
             by_source: dict[int, list[Probe]] = collections.defaultdict(list)
+            late = [probe for probe in self._probes if probe.request.delay]
             for probe in self._probes:
                 probe.result.detail = None
-                by_source[id(probe.source)].append(probe)
+                if not probe.request.delay:
+                    by_source[id(probe.source)].append(probe)
             for probes in by_source.values():
                 for first in range(0, len(probes), _BATCH):
                     self._begin_batch(probes[first : first + _BATCH])
             # Starting takes time of its own when there is much to start or the host is busy.
-            self._loop.deadline = min(time.monotonic() + self._timeout, self._loop.deadline + GRACE)
+            now = time.monotonic()
+            self._loop.deadline = min(now + self._timeout, self._loop.deadline + GRACE)
+            for probe in late:
+                self._loop.at(now + probe.request.delay, functools.partial(self._begin, probe))
             self._report["deadline"] = self._report["started"] + self._loop.deadline - self._begun
             self._loop.run(lambda: self._unfinished == 0)
 

@@ -32,6 +32,7 @@ TRANSPORTS = ("udp", "tcp")
 MARK_PREFIX = b"crosshost.doctor"
 MAX_ID_IN_PAYLOAD = 96
 MAX_ANSWERS = 64
+MAX_DELAY = 2.0
 MIN_SIZE, MAX_SIZE = 68, 65535  # what every IPv4 path takes (RFC 791), and what a length field holds
 _DEFAULT_PORT = {"dns": 53, "http": 80}
 
@@ -64,6 +65,7 @@ class Request:
     qtype: str | None = None
     size: int = 0  # bytes of the whole IP packet, 0 for as small as it is
     df: bool = False
+    delay: float = 0.0  # seconds after the others
 
     @classmethod
     def parse(cls, options: dict[str, t.Any]) -> Request:
@@ -82,6 +84,10 @@ class Request:
         for key, choices in (("payload", PAYLOADS), ("transport", TRANSPORTS), ("qtype", tuple(_dns.TYPES))):
             if given.get(key, choices[0]) not in choices:
                 raise ValueError(f"{key} is {given[key]!r}, and must be {' or '.join(choices)}")
+        if options.get("delay"):
+            given["delay"] = float(options["delay"])
+            if not 0 <= given["delay"] <= MAX_DELAY:
+                raise ValueError(f"delay is {options['delay']}, and must be from 0 to {MAX_DELAY} seconds")
         if options.get("size") or options.get("df"):
             given.update(_sized(layer, options))
         port = options.get("port") or _DEFAULT_PORT.get(layer, 0)

@@ -158,6 +158,11 @@ options:
               - Whether the echo must not be fragmented. The path MTU that the kernel has cached is not looked at.
               - That it is too big is then an answer, V(unreachable) with the MTU in C(icmp_error).
             type: bool
+          delay:
+            description:
+              - How long after the others this probe begins, in seconds, at most 2.
+              - Probes that begin apart can be told apart by what the kernel says at the moment one is lost.
+            type: float
           path:
             description: What to request with HTTP, V(/) if nothing is given.
             type: str
@@ -445,6 +450,7 @@ _PROBE: dict[str, t.Any] = {
     "source": {"type": "str"},
     "size": {"type": "int"},
     "df": {"type": "bool"},
+    "delay": {"type": "float"},
     "path": {"type": "str"},
 }
 _DNS: dict[str, t.Any] = {"nameservers": _STRINGS, "search": _STRINGS, "options": _STRINGS}

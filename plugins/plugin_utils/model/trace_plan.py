@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import typing as t
 from collections import Counter
+from dataclasses import replace
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import CONFIRMED, INFO, Case
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import Facts
@@ -23,6 +24,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs impor
 PAIRS = 24  # followed in one run
 ALIKE = 2  # of those that fail alike
 TAPS = 32  # on one host
+APART = 0.008  # seconds between the packets of two pairs: far longer than from a sighting to a drop
 SECONDS = 60.0  # until a host that is not asked again closes its taps by itself
 TRACED_LAYERS = ("icmp", "tcp", "udp")  # what carries a mark or a number of its own
 
@@ -79,7 +81,9 @@ class TracePlan:
             return
         for host, taps in added.items():
             self.taps.setdefault(host, {}).update(taps)
-        self.rows.append((Pair(**{**vars(pair), "probes": probes}), path))
+        apart = round(len(self.rows) * APART, 3)
+        timed = [replace(probe, options={**probe.options, "delay": apart}) for probe in probes]
+        self.rows.append((Pair(**{**vars(pair), "probes": timed}), path))
 
     def _tap(self, hop: Hop) -> Facts:
         facts = self.fleet.hosts[hop.host].facts

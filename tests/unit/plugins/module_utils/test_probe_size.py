@@ -101,3 +101,22 @@ def test_only_echoes_have_a_size_that_holds_their_headers(network: net.Network, 
     result = net.only(net.probe({"address": net.SERVER, **wrong}, node=network.client))
     assert (result["status"], result["sent"]) == ("error", 0)
     assert "size" in result["detail"]
+
+
+def test_a_probe_that_begins_later_does_so_and_is_as_good_as_the_others(network: net.Network):
+    probes = [
+        {"layer": layer, "address": net.SERVER, "port": 7, **({"delay": delay} if delay else {})}
+        for layer in ("icmp", "tcp")
+        for delay in (0, 0.3)
+    ]
+    report = net.probe(*probes, node=network.client, timeout=2.0, count=1)
+    assert [result["status"] for result in report["results"]] == ["ok", "ok", "refused", "refused"]
+    assert 0.3 <= report["finished"] - report["started"] < 1.5
+    assert all(result["seconds"] < 0.3 for result in report["results"])
+
+
+@pytest.mark.parametrize("delay", [-0.1, 2.1])
+def test_a_delay_has_a_limit(network: net.Network, delay: float):
+    (result,) = net.probe({"layer": "icmp", "address": net.SERVER, "delay": delay}, node=network.client)["results"]
+    assert (result["status"], result["sent"]) == ("error", 0)
+    assert "delay" in result["detail"]

@@ -6,13 +6,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.engine import _broken_at
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.hops import hops
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import FORWARD, REPLY, Trace, traces
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import (
+    DROP_WINDOW,
+    FORWARD,
+    REPLY,
+    Trace,
+    traces,
+)
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace_plan import ALIKE, PAIRS, TracePlan, suspects
 from tests.unit.made_fleet import make_fleet, run_case
 from tests.unit.made_trace import follow
@@ -160,6 +168,16 @@ def test_every_host_of_a_path_is_told_what_to_look_for():
     assert captures["node1"]["tcp_ports"] == [80]
     assert captures["node1"]["peers"] == ["192.0.2.2", "192.0.2.3", "10.0.1.1", "10.0.1.2"]
     assert (captures["node2"]["ports"], captures["node2"]["vnis"]) == ([4789], [4097])
+
+
+def test_the_packets_of_two_pairs_are_apart_in_time():
+    """So that a drop at the moment of a sighting is that packet's, though two pairs share their hosts."""
+    case, _observations = lost_case()
+    overlay = [o for o in case.observations if o.pair.kind == "overlay"]
+    delays = [{probe.options["delay"] for probe in pair.probes} for pair in TracePlan(case, overlay).pairs]
+    moments = [delay for (delay,) in delays]
+    assert len(moments) == len(overlay) and moments[0] == 0
+    assert all(later - sooner > 2 * DROP_WINDOW for sooner, later in pairwise(moments))
 
 
 def test_the_ports_behind_a_translation_are_looked_for_as_well():
