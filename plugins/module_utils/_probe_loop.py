@@ -27,7 +27,7 @@ class Loop:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
 
     def watch(self, sock: socket.socket, events: int, callback: Callable[[], None]) -> None:
@@ -42,7 +42,7 @@ class Loop:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(sock)
 
-    def at(self, when: float, callback: Callable[[], None]) -> None:
+    def at(self, when: float, callback: Callable[[], object]) -> None:
         """Call back at a monotonic time, never if that is past the deadline."""
         if when < self.deadline:
             heapq.heappush(self._timers, (when, next(self._order), callback))
