@@ -68,7 +68,6 @@ def _trace(folder: RunFolder, case: Case, arguments: dict[str, t.Any]) -> dict[s
     return {
         **digest,
         "suspects": sorted(set(digest["suspects"]) | set(mtu)),
-        "sections": ["counters"],
         "mtu": sorted(mtu),
     }
 

@@ -83,6 +83,6 @@ sections:
   description: What the second reading of M(crosshost.doctor.overlay_facts) has to hold to judge these pairs.
   type: list
   elements: str
-  returned: success
+  returned: success, in the rounds V(first) and V(again)
   sample: [netns, counters]
 """
