@@ -294,7 +294,11 @@ def write(cases: list[Case], labs: int) -> None:
     cases = sorted(cases, key=lambda case: (case["kind"], case["name"]))
     record = {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release().split("-")[0], "python": platform.python_version()},
+        "machine": {
+            "cores": os.cpu_count(),
+            "kernel": platform.release().split("-")[0],
+            "python": platform.python_version(),
+        },
         "labs": labs,
         "figures": figures(cases),
         "confusion": confusion(cases),

@@ -22,6 +22,7 @@ from tests.system.expectations import run
 
 RUN_BASE = "/run/crosshost.doctor"
 OUTLIVES = 30.0  # seconds: what a killed run may still be busy with on a host
+LISTENS = 45.0  # and how long taps wait for somebody who will not come
 
 
 def test_every_host_is_byte_identical_after_a_diagnosis(lab: Lab, tmp_path: Path) -> None:
@@ -73,6 +74,37 @@ def test_a_run_that_is_cut_short_leaves_nothing_running_and_the_next_clears_up(
     assert done.report["verdict"] == "healthy"
     for host in lab.docker_hosts:
         assert not host.path(RUN_BASE).exists()
+
+
+def test_taps_that_nobody_closes_close_themselves(lab: Lab, tmp_path: Path) -> None:
+    """The controller dies between opening the taps and closing them."""
+    baseline = {host.name: len(python_processes(host)) for host in lab.docker_hosts}
+    inventory, folder = lab.write_inventory(tmp_path / "inventory.ini"), tmp_path / "cut"
+    with lab.broken("data-udp-blocked-host-fw:nft-no-counter"), open(tmp_path / "output", "w") as output:
+        before = lab.snapshot()
+        playbook = subprocess.Popen(
+            command(inventory, folder, doctor_trace=True),
+            stdout=output,
+            stderr=output,
+            env=environment(),
+            start_new_session=True,
+        )
+        wait(lambda: "Send marked probes]" in (tmp_path / "output").read_text(), 120, "no task Send marked probes")
+        os.killpg(playbook.pid, signal.SIGKILL)
+        playbook.wait(timeout=60)
+        listening = [host.name for host in lab.docker_hosts if len(python_processes(host)) > baseline[host.name]]
+        assert listening, "nobody listened: this proves nothing"
+        for host in lab.docker_hosts:
+            wait(
+                lambda host=host: len(python_processes(host)) <= baseline[host.name],  # type: ignore[misc]
+                LISTENS,
+                f"{host.name} still runs {python_processes(host)}",
+            )
+        done = run(lab, tmp_path)
+        assert [finding["cause"] for finding in done.loud] == ["data-udp-blocked-host-fw"]
+        for host in lab.docker_hosts:
+            assert not host.path(RUN_BASE).exists()
+        assert difference(before, lab.snapshot()) == []
 
 
 def wait(condition: object, seconds: float, why: str) -> None:

@@ -26,6 +26,7 @@ DIRECTIONS = (FORWARD, REPLY)
 DROP_WINDOW = 0.001  # seconds between the last sighting of a packet and the drop that ended it; measured: 50 µs
 CLOCK_SLACK = 0.00005  # a drop may be stamped before the tap on another processor has its time
 SENT_KINDS = ("echo", "syn", "udp")
+TOO_SOON = ("time", "packets", "bytes", "died")  # how a capture ends that was not told to: perhaps before the probes
 REPLY_KINDS = ("echo-reply", "syn-ack", "rst")
 
 Key = tuple[str, t.Any]  # ("syn", initial sequence number) or (probe id, number)
@@ -231,8 +232,9 @@ def _sent(trace: Trace, fleet: Fleet, pair: Pair) -> None:
 def _blind(trace: Trace, fleet: Fleet) -> None:
     blind = set()
     for position, hop in enumerate(trace.hops):
-        taps = {tap["id"]: tap for tap in _capture(fleet, hop.host).get("taps") or []}
-        if hop.tap not in taps or taps[hop.tap].get("dropped"):
+        capture = _capture(fleet, hop.host)
+        taps = {tap["id"]: tap for tap in capture.get("taps") or []}
+        if hop.tap not in taps or taps[hop.tap].get("dropped") or capture.get("ended") in TOO_SOON:
             blind.add(position)
     trace.blind = frozenset(blind)
 

@@ -25,7 +25,8 @@ PAIRS = 24  # followed in one run
 ALIKE = 2  # of those that fail alike
 TAPS = 32  # on one host
 APART = 0.008  # seconds between the packets of two pairs: far longer than from a sighting to a drop
-SECONDS = 60.0  # until a host that is not asked again closes its taps by itself
+# Until a host that is not asked again closes its taps by itself: for a few hosts, for each more, at most.
+SECONDS = (30.0, 1.5, 60.0)
 TRACED_LAYERS = ("icmp", "tcp", "udp")  # what carries a mark or a number of its own
 
 
@@ -116,7 +117,7 @@ class TracePlan:
                 "peers": [ip for ip in addresses if ip != fleet.hosts[host].underlay_ip] + ends,
                 "vteps": addresses,
                 "vnis": _vnis(fleet.hosts[host]),
-                "seconds": SECONDS,
+                "seconds": min(SECONDS[0] + SECONDS[1] * len(self.taps), SECONDS[2]),
                 "reasons": True,
                 "nftrace": nftrace,
             }

@@ -117,15 +117,18 @@ def test_partial_loss_counts_what_was_lost():
     assert (broken.segment, broken.sent, broken.arrived) == ("underlay", 6, 4)
 
 
-@pytest.mark.parametrize("harm", ["dropped", "closed"])
+@pytest.mark.parametrize("harm", ["dropped", "closed", "over"])
 def test_seen_here_and_not_there_says_nothing_when_a_tap_was_blind(harm):
     case, observations = lost_case()
     plan = follow(case, observations, (FORWARD, 3))
     taps = case.fleet.hosts["node2"].captures["trace"]["taps"]
     nic = next(tap for tap in taps if tap["id"].startswith("nic"))
-    nic["dropped"] = 1
-    if harm == "closed":
+    if harm == "dropped":
+        nic["dropped"] = 1
+    elif harm == "closed":
         taps.remove(nic)
+    else:
+        case.fleet.hosts["node2"].captures["trace"]["ended"] = "time"
     trace = traces(case.fleet, plan.dump())[PAIR]
     assert trace.broken is None and not trace.complete
 
