@@ -127,6 +127,7 @@ import base64
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._evidence import gather
+from ansible_collections.crosshost.doctor.plugins.module_utils._output import steady_output
 
 LARGEST = 64 << 20
 
@@ -164,4 +165,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    steady_output()
     main()

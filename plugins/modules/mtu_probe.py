@@ -315,6 +315,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _pmtu
+from ansible_collections.crosshost.doctor.plugins.module_utils._output import steady_output
 
 _PROTOCOLS: dict[str, t.Any] = {
     "type": "list",
@@ -361,4 +362,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    steady_output()
     main()

@@ -575,6 +575,7 @@ ansible_facts:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._facts import SECTIONS, gather
+from ansible_collections.crosshost.doctor.plugins.module_utils._output import steady_output
 
 
 def main() -> None:
@@ -598,4 +599,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    steady_output()
     main()

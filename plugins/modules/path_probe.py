@@ -435,6 +435,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _probe
+from ansible_collections.crosshost.doctor.plugins.module_utils._output import steady_output
 
 _STRINGS: dict[str, t.Any] = {"type": "list", "elements": "str", "default": []}
 _PROBE: dict[str, t.Any] = {
@@ -493,4 +494,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    steady_output()
     main()

@@ -278,6 +278,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _sysctl_own_file, _sysctl_plan
+from ansible_collections.crosshost.doctor.plugins.module_utils._output import steady_output
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl import value as typed
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_files import dotted, scan
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_kernel import Runtime
@@ -371,4 +372,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    steady_output()
     main()

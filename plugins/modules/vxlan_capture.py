@@ -864,6 +864,7 @@ import zlib
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _capture, _host_folder
+from ansible_collections.crosshost.doctor.plugins.module_utils._output import steady_output
 from ansible_collections.crosshost.doctor.plugins.module_utils._reader import Reader, ReaderError
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -1044,4 +1045,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    steady_output()
     main()
