@@ -45,5 +45,9 @@ class _Steady(io.RawIOBase):
 def steady_output(seconds: float = SECONDS) -> None:
     """From now on standard output goes out piece by piece, each of which has to be taken within C(seconds)."""
     out = sys.stdout
-    steady = io.BufferedWriter(_Steady(out.fileno(), seconds))  # type: ignore[type-var]
+    try:
+        descriptor = out.fileno()
+    except (AttributeError, OSError, ValueError):
+        return  # what stands there is no descriptor, and cannot be stuck
+    steady = io.BufferedWriter(_Steady(descriptor, seconds))  # type: ignore[type-var]
     sys.stdout = io.TextIOWrapper(steady, encoding=out.encoding or "utf-8", errors=out.errors)
