@@ -67,7 +67,6 @@ _VERDICTS.update({-1: "continue", -2: "break", -3: "jump", -4: "goto", -5: "retu
 # From the transport header of the outer UDP: 8 UDP + 8 VXLAN + 14 Ethernet + IP, then the inner transport header.
 _INNER = 30
 _INNER_TRANSPORT = {4: _INNER + 20, 6: _INNER + 40}
-_SIZE_IP = {4: 20, 6: 40}
 
 
 def unavailable(why: str) -> dict[str, Any]:

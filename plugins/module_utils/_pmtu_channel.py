@@ -14,6 +14,7 @@ the last two are small: they prove one direction. The kernel resets the half-ope
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import errno
 import ipaddress
@@ -120,7 +121,41 @@ def put(sock: socket.socket, data: bytes, address: tuple[t.Any, ...] | None, ttl
             drain()
 
 
-class EchoChannel:
+class _Channel(abc.ABC):
+    """One socket for the packets of many targets; whose answer came is told by what it holds."""
+
+    _socket: socket.socket
+    _loop: Loop
+    _tickets: dict[t.Any, t.Any]
+
+    def drain(self) -> None:
+        """Read what has arrived, at most a batch."""
+        self.read_errors()
+        for _turn in range(_BATCH):
+            try:
+                datagram = _probe_socket.receive(self._socket)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.read_errors()
+                continue
+            self._sort(datagram)
+
+    @abc.abstractmethod
+    def _sort(self, datagram: _probe_socket.Datagram) -> None:
+        """Give an answer to its ticket."""
+
+    @abc.abstractmethod
+    def read_errors(self) -> None:
+        """Give queued ICMP errors to their tickets."""
+
+    def close(self) -> None:
+        self._loop.forget(self._socket)
+        self._socket.close()
+        self._tickets.clear()
+
+
+class EchoChannel(_Channel):
     """Echoes of one family from one namespace, to all targets. Without root an unprivileged ping socket serves."""
 
     def __init__(self, source: Source, loop: Loop, family: int, address: str | None) -> None:
@@ -179,19 +214,6 @@ class EchoChannel:
             if ticket.fragment:
                 probing(self._socket)
 
-    def drain(self) -> None:
-        """Read what has arrived, at most a batch."""
-        self.read_errors()
-        for _turn in range(_BATCH):
-            try:
-                datagram = _probe_socket.receive(self._socket)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.read_errors()
-                continue
-            self._sort(datagram)
-
     def _sort(self, datagram: _probe_socket.Datagram) -> None:
         data = datagram.data
         if self.raw and self.family == socket.AF_INET:
@@ -219,13 +241,8 @@ class EchoChannel:
             if found:
                 found[0].on_trouble(found[0], trouble(self.family, error))
 
-    def close(self) -> None:
-        self._loop.forget(self._socket)
-        self._socket.close()
-        self._tickets.clear()
 
-
-class SynChannel:
+class SynChannel(_Channel):
     """Connection requests with data, one for each packet, from ports that no socket has. Needs a raw socket."""
 
     def __init__(self, source: Source, loop: Loop, family: int, address: str | None) -> None:
@@ -271,19 +288,6 @@ class SynChannel:
             self._tickets.pop(key, None)
             raise
 
-    def drain(self) -> None:
-        """Read what has arrived, at most a batch."""
-        self.read_errors()
-        for _turn in range(_BATCH):
-            try:
-                datagram = _probe_socket.receive(self._socket)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.read_errors()
-                continue
-            self._sort(datagram)
-
     def _sort(self, datagram: _probe_socket.Datagram) -> None:
         data = datagram.data
         if self.family == socket.AF_INET:
@@ -314,11 +318,6 @@ class SynChannel:
             for (remote, own_port), found in list(self._tickets.items()) if port >= FIRST_PORT else []:
                 if own_port == port and found[1] == number and remote:
                     found[0].on_trouble(found[0], trouble(self.family, error))
-
-    def close(self) -> None:
-        self._loop.forget(self._socket)
-        self._socket.close()
-        self._tickets.clear()
 
 
 class DatagramChannel:

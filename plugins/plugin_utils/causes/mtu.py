@@ -39,6 +39,11 @@ MTU_OPTION = "com.docker.network.driver.mtu"
 BRIDGED_PMTU = (5, 9)  # since this kernel a tunnel under a bridge tells the sender of a path MTU
 
 
+def links_of(container: str | None) -> str:
+    """How a person reads a container's MTUs: with the host's own tool, whatever the container holds."""
+    return f"nsenter -t $(docker inspect -f '{{{{.State.Pid}}}}' {container}) -n ip link"
+
+
 def overhead(network: Network, underlay_ip: str | None) -> int:
     """Bytes the tunnel adds to what a container sends."""
     version = ipaddress.ip_address(underlay_ip.split("%")[0]).version if underlay_ip else 4
@@ -142,7 +147,7 @@ def _local_nic(case: Case, names: list[str], everybody: set[str], rows: list[Fit
                 f"MTU of {fit.container} on {fit.network.name}",
                 f"{fit.inner}, in the tunnel {fit.needed}",
                 f"at most {fit.nic_mtu}, the MTU of {fit.nic}",
-                f"ip -br link show {fit.nic}; docker exec {fit.container} cat /sys/class/net/eth0/mtu",
+                f"ip -br link show {fit.nic}; {links_of(fit.container)}",
             )
         )
     evidence += _icmp_evidence(case, names)
@@ -291,7 +296,7 @@ def _mixed(case: Case, network: Network, names: list[str], large: Fit, small: Fi
                 f"MTU of {large.container} on {network.name}",
                 f"{large.inner}, in the tunnel {large.needed}",
                 f"at most {small.nic_mtu}, the smallest NIC of the network",
-                f"docker exec {large.container} cat /sys/class/net/eth0/mtu",
+                links_of(large.container),
             ),
             Evidence(
                 small.host.name,

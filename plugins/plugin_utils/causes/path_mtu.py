@@ -35,6 +35,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.mtu import
     MTU_OPTION,
     Fit,
     fits,
+    links_of,
     overhead,
     overlays,
     tunnel_nic,
@@ -329,7 +330,7 @@ def _fit_evidence(needs: list[Fit]) -> list[Evidence]:
             f"MTU of {fit.container} on {fit.network.name}",
             f"{fit.inner}, in the tunnel {fit.needed}",
             None,
-            f"docker exec {fit.container} cat /sys/class/net/eth0/mtu",
+            links_of(fit.container),
         )
         for fit in list(rows.values())[:3]
     ]
