@@ -12,9 +12,10 @@ smaller packets that are answered (RFC 8899 §5.1.2 takes three tries), because 
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 
 TRIES = 3
-CHANCE = 0.002  # that what is taken for a limit was lost by accident, every time
+CHANCE = 0.0002  # that what is taken for a limit was lost by accident, every time
 MAX_TRIES = 40
 MAX_VOLLEY = 14
 MIN_WIDTH, MAX_WIDTH = 4, 64
@@ -120,11 +121,14 @@ class Search:
         sent, lost = self._fitting()
         return lost / sent if sent else 1.0
 
-    @property
-    def _feared_loss(self) -> float:
-        """The same for few packets: that none of three was lost does not mean that none would be."""
+    def _accident(self, tries: int) -> float:
+        """How likely C(tries) packets that fit would all be lost, by what those that did fit went through.
+
+        Laplace's rule of succession, try by try: few packets prove little about the loss of a path, and a run of losses
+        makes the next one more likely. A plain power of the share that was lost calls a lossy path a black hole.
+        """
         sent, lost = self._fitting()
-        return (lost + 1) / (sent + 2)
+        return prod((lost + 1 + number) / (sent + 2 + number) for number in range(tries))
 
     def settled(self, size: int) -> bool:
         """Whether it is certain that packets of this size do not come through."""
@@ -133,7 +137,7 @@ class Search:
         if size in self.refused:
             return True
         tries = self.sends[size]
-        return tries >= TRIES and self._feared_loss**tries <= CHANCE
+        return tries >= TRIES and self._accident(tries) <= CHANCE
 
     @property
     def limited(self) -> bool:
