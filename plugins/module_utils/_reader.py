@@ -6,9 +6,9 @@
 
 One task starts it, others send probes, a later one collects what it saw. In the run's folder on the host:
 
-    capture-LABEL.lock    who it is (process id and start); it holds an flock on it for as long as it lives
-    capture-LABEL.stop    made by whoever collects: "end now"
-    capture-LABEL.json    its result, written whole when it ends
+    NOUN-LABEL.lock    who it is (process id and start); it holds an flock on it for as long as it lives
+    NOUN-LABEL.stop    made by whoever collects: "end now"
+    NOUN-LABEL.json    its result, written whole when it ends
 
 It ends by itself when its time is up, when it is asked to, when the run's folder is removed, and whatever it is doing
 when its alarm rings: a controller that was killed leaves nothing running. It is forked twice into a session of its
@@ -43,11 +43,12 @@ class ReaderError(Exception):
 class Reader:
     """The background reader C(label) of a run's folder C(folder) on this host."""
 
-    def __init__(self, folder: str, label: str) -> None:
+    def __init__(self, folder: str, label: str, noun: str = "capture") -> None:
         self.label = label
         self._folder = folder
+        self._noun = noun
         self._lock, self._stop, self._result = (
-            os.path.join(folder, f"capture-{label}.{kind}") for kind in ("lock", "stop", "json")
+            os.path.join(folder, f"{noun}-{label}.{kind}") for kind in ("lock", "stop", "json")
         )
 
     def start(self, work: Work, seconds: float) -> Result:
@@ -64,7 +65,7 @@ class Reader:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise ReaderError(f"a capture with label {self.label!r} is still running in {self._folder}") from None
+            raise ReaderError(f"a {self._noun} with label {self.label!r} is still running in {self._folder}") from None
         for path in (self._stop, self._result):
             _remove(path)
         receive, send = os.pipe()
@@ -78,7 +79,7 @@ class Reader:
             os.close(lock)
         os.waitpid(child, 0)
         try:
-            first = _announced(receive, min(READY_SECONDS, seconds))
+            first = _announced(receive, min(READY_SECONDS, seconds), self._noun)
         except ReaderError:
             self._ask()
             raise
@@ -86,7 +87,7 @@ class Reader:
             os.close(receive)
         if first is None:
             self._read()  # it says why there is nothing to announce
-            raise ReaderError("the capture ended while it started")
+            raise ReaderError(f"the {self._noun} ended while it started")
         return first
 
     def collect(self, seconds: float) -> Result:
@@ -97,13 +98,13 @@ class Reader:
         try:
             lock = os.open(self._lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise ReaderError(f"no capture with label {self.label!r} was started in {self._folder}") from None
+            raise ReaderError(f"no {self._noun} with label {self.label!r} was started in {self._folder}") from None
         try:
             self._ask()
             if not _taken(lock, seconds):
                 _kill(lock)
                 _taken(lock, 1.0)
-                raise ReaderError(f"the capture did not end within {seconds:g} s and was killed")
+                raise ReaderError(f"the {self._noun} did not end within {seconds:g} s and was killed")
             return self._read()
         finally:
             os.close(lock)
@@ -117,13 +118,13 @@ class Reader:
     def _read(self) -> Result:
         try:
             if os.path.getsize(self._result) > MAX_RESULT:
-                raise ReaderError(f"the result of the capture is larger than {MAX_RESULT} bytes")
+                raise ReaderError(f"the result of the {self._noun} is larger than {MAX_RESULT} bytes")
             with open(self._result, encoding="utf-8") as stream:
                 found = json.load(stream)
         except FileNotFoundError:
-            raise ReaderError("the capture was killed before it could write its result") from None
+            raise ReaderError(f"the {self._noun} was killed before it could write its result") from None
         except (OSError, ValueError) as exc:
-            raise ReaderError(f"the result of the capture cannot be read: {exc}") from None
+            raise ReaderError(f"the result of the {self._noun} cannot be read: {exc}") from None
         if "error" in found:
             raise ReaderError(str(found["error"]))
         return found
@@ -146,7 +147,7 @@ class Reader:
         try:
             result = work(announce, asked)
         except Exception as exc:  # whoever collects shall know
-            result = {"error": f"the capture ended with {type(exc).__name__}: {exc}"}
+            result = {"error": f"the {self._noun} ended with {type(exc).__name__}: {exc}"}
         if self._wanted(identity):
             self._write(result)
 
@@ -192,13 +193,13 @@ def _detach(keep: tuple[int, ...]) -> None:
                 os.close(descriptor)
 
 
-def _announced(receive: int, seconds: float) -> Result | None:
+def _announced(receive: int, seconds: float, noun: str) -> Result | None:
     """What the reader says when it is at work; None if it ends before."""
     deadline = time.monotonic() + seconds
     text = b""
     while not text.endswith(b"\n"):
         if not select.select([receive], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise ReaderError(f"the capture was not ready within {seconds:g} s")
+            raise ReaderError(f"the {noun} was not ready within {seconds:g} s")
         part = os.read(receive, 65536)
         if not part:
             return None

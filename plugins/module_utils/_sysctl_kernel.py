@@ -26,6 +26,8 @@ INTERFACE_4 = (
 )
 INTERFACE_6 = ("forwarding", "force_forwarding", "disable_ipv6", "accept_ra", "accept_redirects")
 INTERFACES_LIMIT = 1024
+# One variable of the whole machine: there to be read, and not to be set, in every network namespace but the first.
+MACHINE_WIDE = frozenset(f"net/netfilter/nf_conntrack_{name}" for name in ("max", "buckets", "expect_max"))
 _MAXIMUM = frozenset(("rp_filter", "arp_ignore"))
 _BOTH = frozenset(("accept_source_route",))
 _OWN = frozenset(("forwarding",))
@@ -57,6 +59,13 @@ class Runtime:
             os.write(descriptor, value.encode() + b"\n")
         finally:
             os.close(descriptor)
+
+    def locked(self, path: str) -> bool:
+        """Whether it is the machine's, and this network namespace is not where it is set."""
+        try:
+            return path in MACHINE_WIDE and not os.stat(f"{self.base}/{path}").st_mode & 0o200
+        except OSError:
+            return False
 
     def interfaces(self, family: str) -> list[str]:
         """The interfaces, C(all) and C(default) first."""

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._files import read_below
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_files import BYTES_LIMIT, dotted, parse_line
@@ -62,6 +62,28 @@ def edit(text: str | None, named: Mapping[str, str | None]) -> str | None:
     if all(line == HEADER or not line.strip() for line in lines) and (text is None or HEADER in text):
         return None
     return "".join(lines)
+
+
+def take_back(before: str | None, now: str | None, keys: Iterable[str]) -> str | None:
+    """The text of a file without an edit of C(keys) that was once made to C(before). None: no file.
+
+    Where nothing else was changed since, that is C(before), byte for byte. Else only the lines of the keys are put back
+    to the values they had: others have written their own lines into the file meanwhile.
+    """
+    keys = list(keys)
+    if now == before or edit(before, values(now, keys)) == now:
+        return before
+    return edit(now, values(before, keys))
+
+
+def values(text: str | None, keys: Iterable[str]) -> dict[str, str | None]:
+    """What a file sets the keys to; None for those it says nothing about."""
+    found: dict[str, str | None] = dict.fromkeys(keys)
+    for number, line in enumerate(_LINE.findall(text or ""), 1):
+        statement = parse_line(line, "", number)
+        if statement and statement.path in found:
+            found[statement.path] = None if statement.value is None else words(statement.value)
+    return found
 
 
 def _place(lines: list[str], own: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _sysctl_own_file
+from ansible_collections.crosshost.doctor.plugins.module_utils._journal import Journal
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_files import (
     PROCPS,
     SYSTEMD,
@@ -28,6 +29,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_kernel im
     Runtime,
     consequences,
     split,
+    wide_for,
     words,
 )
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_own_file import PlanError, rank
@@ -50,6 +52,7 @@ class Plan:
     writes: list[tuple[str, str]] = field(default_factory=list)
     rewritten: dict[str, tuple[str, str]] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
+    locked: list[str] = field(default_factory=list)
     text_before: str | None = None
     text: str | None = None
     mends_mode: bool = False
@@ -100,13 +103,18 @@ def key_value(name: str, value: Any) -> str:
     return text
 
 
-def make(settings: Mapping[Any, Any], present: bool, path: str, reload: bool, root: str = "/") -> Plan:
+def make(
+    settings: Mapping[Any, Any], present: bool, path: str, reload: bool, root: str = "/", persistent: bool = True
+) -> Plan:
     """The plan.
 
     @param settings: values by key; values are ignored when the keys are to be removed.
     @param reload: removing them also sets what the remaining files say.
+    @param persistent: False leaves the file as it is.
     @raises PlanError: the request cannot be met.
     """
+    if not (present or persistent):
+        raise PlanError("state: absent removes from the file, which persistent: false leaves alone.")
     named: dict[str, str | None] = {}
     for name, value in settings.items():
         key = key_path(name)
@@ -114,11 +122,11 @@ def make(settings: Mapping[Any, Any], present: bool, path: str, reload: bool, ro
         if named.setdefault(key, wanted) != wanted:
             raise PlanError(f"{name} is named twice, with different values.")
     text, mends_mode = _sysctl_own_file.read(root, path)
-    plan = Plan(path, named, text_before=text, text=_sysctl_own_file.edit(text, named))
-    plan.mends_mode = mends_mode and plan.text is not None
+    plan = Plan(path, named, text_before=text, text=_sysctl_own_file.edit(text, named) if persistent else text)
+    plan.mends_mode = mends_mode and plan.text is not None and persistent
     plan.persisted_before = scan(root)
     plan.persisted = scan(root, {path: plan.text})
-    if present:
+    if present and persistent:
         _must_not_hide(plan)
     runtime = Runtime(root)
     plan.before = runtime.snapshot(tuple(named))
@@ -130,11 +138,13 @@ def make(settings: Mapping[Any, Any], present: bool, path: str, reload: bool, ro
         if key not in plan.before:
             _must_be_possible(key, runtime)
             plan.pending.append(key)
-    _plan_runtime(plan, {key: value for key, value in goal.items() if key in plan.before})
-    if present:
+        elif plan.before[key] != goal[key] and runtime.locked(key):
+            plan.locked.append(key)
+    _plan_runtime(plan, {key: goal[key] for key in goal if key in plan.before and key not in plan.locked})
+    if present and persistent:
         plan.overrides = overriding(plan)
         plan.warnings += map(warn_of, plan.overrides)
-    plan.warnings += cautions(plan, goal)
+    plan.warnings += cautions(plan, goal, persistent)
     return plan
 
 
@@ -230,7 +240,7 @@ def forwards_of_its_own(path: str) -> bool:
     return found is not None and (found[0], found[2]) == ("ipv4", "forwarding") and found[1] not in ("all", "lo")
 
 
-def cautions(plan: Plan, goal: Mapping[str, str]) -> list[str]:
+def cautions(plan: Plan, goal: Mapping[str, str], persistent: bool = True) -> list[str]:
     """What somebody who wrote this by hand would want to have known."""
     said = []
     written = dict(plan.writes)
@@ -240,6 +250,11 @@ def cautions(plan: Plan, goal: Mapping[str, str]) -> list[str]:
                 f"Writing {dotted(path)} {plan.before[path]} -> {written[path]} makes the kernel rewrite "
                 f"{some(plan.rewritten)}. Where one interface is enough, name its forwarding instead."
             )
+            if written[path] != "0":
+                said.append(
+                    "The host then forwards between all its interfaces: look at what its FORWARD chains accept, their "
+                    "policy included, before anybody else routes through it."
+                )
             break
         still = [
             name
@@ -257,12 +272,35 @@ def cautions(plan: Plan, goal: Mapping[str, str]) -> list[str]:
             "With net.ipv6.conf.all.forwarding = 1 the kernel drops default routes learned from router advertisements, "
             "except on interfaces with accept_ra = 2."
         )
-    if plan.pending:
+    if plan.pending and persistent:
         said.append(
             f"Not at runtime yet, and only persisted: {some(plan.pending)}. systemd applies "
             "the keys of an interface when it appears; elsewhere run this module again."
         )
+    elif plan.pending:
+        said.append(f"Not set, because this kernel does not have them yet: {some(plan.pending)}.")
+    if plan.locked:
+        said.append(
+            f"Not set at runtime: {some(plan.locked)}. It is one value of the whole machine, and this host is a "
+            "network namespace that may not set it. Set it on the machine itself."
+        )
     return said
+
+
+def note(plan: Plan, journal: Journal) -> None:
+    """Write down what undoes the plan.
+
+    It is undone from the last entry to the first, and what rewrites others has to be undone before them: it is noted
+    after them. Noted is all that writing it back rewrites, also where writing it now does not.
+
+    @raises JournalError: it cannot be written down, and nothing must be changed.
+    """
+    if plan.writes_file:
+        journal.sysctl_lines(plan.file, list(plan.named))
+    written = dict(plan.writes)
+    touched = {*written, *(path for path in plan.before if any(wide in written for wide in wide_for(path)))}
+    for path in sorted(touched, key=lambda path: (path in V4_FORWARD, -rank(path), path)):
+        journal.sysctl(path)
 
 
 def apply(plan: Plan, root: str, move: Callable[[str, str], None]) -> None:

@@ -69,6 +69,20 @@ options:
         value.
     type: bool
     default: false
+  persistent:
+    description:
+      - Whether O(path) is written. With V(false) only the running kernel is changed, until the next boot or until
+        somebody applies the files again.
+    type: bool
+    default: true
+  journal:
+    description:
+      - The journal on the host in which is noted, before anything is written, what undoes it (the module
+        M(crosshost.doctor.guard) rolls it back), also the values that the kernel rewrites along. Of the file its lines
+        about the named sysctls are undone, and others that were added meanwhile stay.
+      - Empty notes nothing.
+    type: str
+    default: ""
   run_dir:
     description:
       - Folder on the controller to write the facts to, instead of returning them. Not together with O(settings).
@@ -91,6 +105,7 @@ notes:
     starts; so may NetworkManager, systemd-networkd and tuned.
 seealso:
   - module: crosshost.doctor.overlay_facts
+  - module: crosshost.doctor.guard
 """
 
 EXAMPLES = r"""
@@ -252,6 +267,14 @@ pending:
   type: list
   elements: str
   sample: [net.ipv4.conf.eth1/100.rp_filter]
+locked:
+  description:
+    - Named sysctls that have another value and that only the machine's own network namespace may set, such as
+      C(net.netfilter.nf_conntrack_max), where this host is another one. They are in the file only.
+  returned: when O(settings) is given
+  type: list
+  elements: str
+  sample: []
 overrides:
   description:
     - Settings that give a named sysctl another value than the module's file does, and so defeat it. C(tools) are the
@@ -278,6 +301,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _sysctl_own_file, _sysctl_plan
+from ansible_collections.crosshost.doctor.plugins.module_utils._journal import Journal, JournalError
 from ansible_collections.crosshost.doctor.plugins.module_utils._output import steady_output
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl import value as typed
 from ansible_collections.crosshost.doctor.plugins.module_utils._sysctl_files import dotted, scan
@@ -290,6 +314,8 @@ ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "path": {"type": "str", "default": _sysctl_own_file.DEFAULT_PATH},
     "reload": {"type": "bool", "default": False},
+    "persistent": {"type": "bool", "default": True},
+    "journal": {"type": "str", "default": ""},
     "run_dir": {"type": "path"},
     "label": {"type": "str", "default": "before"},
 }
@@ -325,6 +351,7 @@ def outcome(plan: _sysctl_plan.Plan, now: dict[str, str]) -> dict[str, Any]:
             if plan.writes and path not in written and value != plan.before.get(path, value)
         ],
         "pending": [dotted(path) for path in plan.pending],
+        "locked": [dotted(path) for path in plan.locked],
         "overrides": [
             {
                 "name": dotted(found.path),
@@ -344,10 +371,16 @@ def settle(module: AnsibleModule) -> dict[str, Any]:
     """Plan, apply unless in check mode, and say what came of it."""
     params = module.params
     plan = _sysctl_plan.make(
-        params["settings"], params["state"] == "present", params["path"], params["reload"], root=ROOT
+        params["settings"],
+        params["state"] == "present",
+        params["path"],
+        params["reload"],
+        root=ROOT,
+        persistent=params["persistent"],
     )
     now = {**plan.before, **{path: after for path, (_old, after) in plan.rewritten.items()}, **dict(plan.writes)}
     if plan.changed and not module.check_mode:
+        _sysctl_plan.note(plan, Journal(params["journal"]))
         _sysctl_plan.apply(plan, ROOT, module.atomic_move)
         now = Runtime(ROOT).snapshot(tuple(plan.named))
         plan.persisted = scan(ROOT)
@@ -365,7 +398,7 @@ def main() -> None:
     if module.params["settings"] is not None:
         try:
             done = settle(module)
-        except _sysctl_own_file.PlanError as exc:
+        except (_sysctl_own_file.PlanError, JournalError) as exc:
             module.fail_json(msg=str(exc))
     facts = read_state(scan(ROOT), Runtime(ROOT))
     module.exit_json(**done, ansible_facts={"crosshost": {"sysctl_forwarding": facts}})

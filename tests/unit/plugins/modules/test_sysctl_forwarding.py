@@ -24,6 +24,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils import _sysctl_fi
 from ansible_collections.crosshost.doctor.plugins.module_utils import _sysctl_kernel as kernel
 from ansible_collections.crosshost.doctor.plugins.module_utils import _sysctl_own_file as own_file
 from ansible_collections.crosshost.doctor.plugins.module_utils import _sysctl_plan as planning
+from ansible_collections.crosshost.doctor.plugins.module_utils._journal import JournalError
 from ansible_collections.crosshost.doctor.plugins.modules import sysctl_forwarding
 from tests.unit.plugins.module_utils.namespace import namespace, needs_root, run
 
@@ -516,6 +517,107 @@ class TestRefusals:
         (host.own.parent / "99-sysctl.conf").symlink_to("../sysctl.conf")
         result = call(settings={"net.core.somaxconn": 1}, path="/etc/sysctl.d/99-sysctl.conf")
         assert result["failed"] and "not a regular file" in result["msg"]
+
+
+MAXIMUM = "net.netfilter.nf_conntrack_max"
+
+
+class TestRuntimeOnly:
+    def test_the_file_is_left_alone(self, host: Host, call: Call) -> None:
+        wanted = {"net.ipv4.conf.eth0.forwarding": 1, "net.ipv4.conf.eth9.forwarding": 1}
+        result = call(settings=wanted, persistent=False)
+        assert (result["changed"], result["pending"]) == (True, ["net.ipv4.conf.eth9.forwarding"])
+        assert "Not set, because this kernel does not have them yet" in warned(result)
+        assert not host.own.exists()
+        assert host.get("net/ipv4/conf/eth0/forwarding") == "1"
+        assert call(settings=wanted, persistent=False)["changed"] is False
+
+    def test_what_defeats_a_file_that_is_not_written_is_no_news(self, host: Host, call: Call) -> None:
+        host.write("/etc/sysctl.d/zzz-site.conf", "net.ipv4.conf.eth0.forwarding = 0\n")
+        result = call(settings={"net.ipv4.conf.eth0.forwarding": 1}, persistent=False)
+        assert (result["overrides"], result["warnings"]) == ([], [])
+
+    def test_removing_is_about_the_file(self, host: Host, call: Call) -> None:
+        result = call(settings={"net.ipv4.ip_forward": None}, state="absent", persistent=False)
+        assert result["failed"] and "persistent: false" in result["msg"]
+
+
+class TestMachineWide:
+    def test_what_only_the_machine_may_set_is_persisted_and_named(self, host: Host, call: Call) -> None:
+        host.set("net/netfilter/nf_conntrack_max", "1000")
+        (host.root / "proc/sys/net/netfilter/nf_conntrack_max").chmod(0o444)
+        foretold = call(check=True, settings={MAXIMUM: 2000})
+        result = call(settings={MAXIMUM: 2000})
+        assert (result["changed"], result["locked"], foretold["locked"]) == (True, [MAXIMUM], [MAXIMUM])
+        assert "one value of the whole machine" in warned(result)
+        assert result["settings"][0]["runtime"] == 1000
+        assert host.own.read_text().endswith(f"{MAXIMUM} = 2000\n")
+        assert call(settings={MAXIMUM: 2000})["changed"] is False
+
+    def test_it_is_not_locked_where_it_is_set_or_has_its_value(self, host: Host, call: Call) -> None:
+        host.set("net/netfilter/nf_conntrack_max", "1000")
+        assert call(settings={MAXIMUM: 2000})["locked"] == []
+        (host.root / "proc/sys/net/netfilter/nf_conntrack_max").chmod(0o444)
+        result = call(settings={MAXIMUM: 2000})
+        assert (result["locked"], result["warnings"]) == ([], [])
+
+
+class Noted:
+    """A journal that remembers what the host was like when something was noted."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.entries, self.states = host, [], []  # type: ignore[var-annotated]
+
+    def sysctl(self, name: str) -> None:
+        self.entries.append(name)
+        self.states.append(self.host.state())
+
+    def sysctl_lines(self, path: str, keys: list[str]) -> None:
+        self.entries.append((path, tuple(keys)))
+        self.states.append(self.host.state())
+
+
+class TestJournal:
+    @pytest.fixture
+    def noted(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> Noted:
+        journal = Noted(host)
+        monkeypatch.setattr(sysctl_forwarding, "Journal", lambda name: journal if name == "one" else Noted(host))
+        return journal
+
+    def test_all_is_noted_before_anything_is_written(self, host: Host, call: Call, noted: Noted) -> None:
+        before = host.state()
+        call(settings={"net.ipv4.conf.eth0.rp_filter": 2, "net.ipv4.conf.eth0/5.rp_filter": 0}, journal="one")
+        keys = ("net/ipv4/conf/eth0/rp_filter", "net/ipv4/conf/eth0.5/rp_filter")
+        assert noted.entries == [(OWN, keys), keys[0]]
+        assert noted.states == [before, before]
+
+    def test_what_rewrites_others_is_undone_before_them(self, host: Host, call: Call, noted: Noted) -> None:
+        # eth0 forwards already: nothing rewrites it now, and taking ip_forward back would.
+        host.set("net/ipv4/conf/eth0/forwarding", "1")
+        call(settings={"net.ipv4.ip_forward": 1}, journal="one", persistent=False)
+        assert noted.entries[-1] == "net/ipv4/ip_forward"
+        assert {"net/ipv4/conf/eth0/forwarding", "net/ipv4/conf/all/accept_redirects"} <= set(noted.entries)
+        assert not [entry for entry in noted.entries if "rp_filter" in entry or not isinstance(entry, str)]
+
+    def test_check_mode_and_a_second_run_note_nothing(self, host: Host, call: Call, noted: Noted) -> None:
+        wanted = {"net.ipv4.conf.eth0.rp_filter": 2}
+        call(check=True, settings=wanted, journal="one")
+        assert noted.entries == []
+        call(settings=wanted)
+        call(settings=wanted, journal="one")
+        assert noted.entries == []
+
+    def test_what_cannot_be_noted_is_not_changed(
+        self, host: Host, call: Call, noted: Noted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_arguments: Any) -> None:
+            raise JournalError("no room")
+
+        monkeypatch.setattr(noted, "sysctl", refuse)
+        before = host.state()
+        result = call(settings={"net.ipv4.conf.eth0.rp_filter": 2}, journal="one")
+        assert result["failed"] and result["msg"] == "no room"
+        assert host.state() == before
 
 
 KEYS = [
