@@ -24,13 +24,15 @@ SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule
 STEP := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/gates/step.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup system-packages lint sanity unit molecule system test demo accuracy docs bench freeze clean
+.PHONY: help setup system-packages lint sanity unit molecule system test demo accuracy repairs docs bench freeze clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo "make lint|sanity|unit|molecule|system   one gate"
+	@echo "make molecule SCENARIO=NAME   one scenario; without it all of molecule/, two at a time"
 	@echo "make accuracy  every fault and trap of the lab, diagnosed (ONLY=PATTERN for some)"
-	@echo "make docs      write docs/causes.md and docs/accuracy.md anew"
+	@echo "make repairs   every fault that a role repairs, repaired and taken back (ONLY=PATTERN for some)"
+	@echo "make docs      write docs/causes.md, docs/remedies.md and docs/accuracy.md anew"
 	@echo "make bench     the benchmarks"
 	@echo "make freeze    resolve requirements-dev.in anew into requirements-dev.txt"
 	@echo "make clean     remove what was built here"
@@ -100,9 +102,8 @@ unit: setup
 	@$(BIN)/python -m pytest tests/unit --quiet
 
 molecule: setup
-	@for scenario in $(SCENARIOS); do \
-		NO_COLOR=1 $(STEP) "molecule $$scenario" molecule test --scenario-name $$scenario; \
-	done
+	@printf '%s\n' $(or $(SCENARIO),$(SCENARIOS)) | NO_COLOR=1 xargs --max-procs=2 --replace={} \
+		env $(STEP) "molecule {}" molecule test --scenario-name {}
 
 system: setup
 	@$(BIN)/python -m pytest tests/system --quiet --numprocesses 2 --dist loadfile
@@ -118,7 +119,11 @@ demo: setup
 accuracy: setup
 	@$(BIN)/python -m tests.accuracy $(if $(ONLY),--only $(foreach pattern,$(ONLY),'$(pattern)'))
 
-# The pages that are made from the code: docs/causes.md and docs/accuracy.md.
+# Every fault of the lab that a role repairs, one at a time: shown, applied, verified, taken back. ONLY='mtu*' for some.
+repairs: setup
+	@$(BIN)/python -m tests.repairs $(if $(ONLY),--only $(foreach pattern,$(ONLY),'$(pattern)'))
+
+# The pages that are made from the code: docs/causes.md, docs/remedies.md and docs/accuracy.md.
 docs: setup
 	@$(BIN)/python -m tests.gates.pages --write
 

@@ -116,8 +116,34 @@ def command_heal(args: argparse.Namespace) -> int:
     return 0
 
 
+def command_reboot(args: argparse.Namespace) -> int:
+    failed = Lab.load(args.name).reboot(args.host, wait=not args.no_wait)
+    print("\n".join(f"did not start: {line}" for line in failed) or f"{args.host} is up again")
+    return int(bool(failed))
+
+
+def command_snapshot(args: argparse.Namespace) -> int:
+    Path(args.output).write_text(json.dumps(Lab.load(args.name).snapshot(), indent=1))
+    return 0
+
+
+def command_compare(args: argparse.Namespace) -> int:
+    from .snapshot import difference, without
+
+    lab, before = Lab.load(args.name), json.loads(Path(args.file).read_text())
+    deadline = time.monotonic() + args.wait
+    while lines := difference(without(before, args.ignore), without(lab.snapshot(), args.ignore)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    print("\n".join(lines) or "the same")
+    return int(bool(lines))
+
+
 def command_survey(args: argparse.Namespace) -> int:
-    survey = Lab.load(args.name).survey()
+    lab, deadline = Lab.load(args.name), time.monotonic() + args.wait
+    while (survey := lab.survey()).broken and time.monotonic() < deadline:
+        time.sleep(1)
     for path in sorted(survey.broken):
         print(f"broken: {path}")
     print(f"{len(survey.works) - len(survey.broken)} of {len(survey.works)} paths work")
@@ -136,6 +162,9 @@ def build_parser() -> argparse.ArgumentParser:
         if named:
             command.add_argument("--name", default="lab", help="name of the lab (default: %(default)s)")
         return command
+
+    def waits(command: argparse.ArgumentParser, text: str) -> None:
+        command.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=f"{text} (default: 0)")
 
     up = add("up", command_up, "bring a lab up")
     up.add_argument("--hosts", type=int, default=3, help="number of Docker hosts (default: %(default)s)")
@@ -175,7 +204,19 @@ def build_parser() -> argparse.ArgumentParser:
     healing.add_argument("--all", action="store_true", help="take out every fault")
     healing.add_argument("--host", help="only on this host")
     healing.add_argument("--no-wait", action="store_true", help="do not wait until the lab is whole")
-    add("survey", command_survey, "try every path of the lab and show those that do not work")
+    survey = add("survey", command_survey, "try every path of the lab and show those that do not work")
+    waits(survey, "try again for so long until all work")
+    booting = add("reboot", command_reboot, "reboot a host: only what is persistent stays; wait until the lab is whole")
+    booting.add_argument("host", metavar="HOST")
+    booting.add_argument("--no-wait", action="store_true", help="do not wait until the lab is whole")
+    keeping = add("snapshot", command_snapshot, "write down the state of all hosts: rules, links, parameters, files …")
+    keeping.add_argument("--output", metavar="FILE", required=True, help="the file to write (JSON)")
+    comparing = add("compare", command_compare, "show in which lines the state differs from one that was written down")
+    comparing.add_argument("file", metavar="FILE")
+    comparing.add_argument(
+        "--ignore", action="append", default=[], metavar="REGEX", help="leave out lines 'HOST/WHERE/WHAT: …' that match"
+    )
+    waits(comparing, "look again for so long until it is the same")
     return parser
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from . import engine, network, state
+from . import boot, engine, network, state
 from .fleet import Host, Lab
 
 if TYPE_CHECKING:
@@ -61,17 +61,17 @@ def build(supervisor: Supervisor) -> None:
     client_key = make_key(directory / "key", f"lab {spec.name}")
     host_key = make_key(directory / "host_key", f"hosts of lab {spec.name}")
 
-    def boot(host: Host) -> None:
-        network.plug_in(f"/proc/{fabric}/ns/net", host.netns, host.index)
+    def install(host: Host) -> None:
+        network.lay_cable(f"/proc/{fabric}/ns/net", host.netns, host.index)
         engine.furnish(host, addresses, host_key, client_key)
-        engine.start_sshd(host)
+        if failed := boot.boot(host):
+            raise state.LabError(f"{host.name} did not boot: " + "; ".join(failed))
         if host.kind == "docker":
-            engine.start_engine(host)
             engine.load_image(host, archive)
 
     archive = engine.image_archive()
     supervisor.say(step="sshd and dockerd")
-    each(boot, hosts)
+    each(install, hosts)
     dockers = [host for host in hosts if host.kind == "docker"]
     supervisor.say(step="swarm")
     engine.form_swarm(dockers, spec.managers, each)

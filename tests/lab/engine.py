@@ -20,7 +20,7 @@ import docker
 import requests
 from docker.types import EndpointSpec
 
-from . import network, packages, state
+from . import firewall, network, packages, state
 
 if TYPE_CHECKING:
     from .fleet import Host
@@ -60,8 +60,7 @@ def furnish(host: Host, addresses: dict[str, str], host_key: Path, client_key: P
     host.write("/etc/ssh/lab_host_key", host_key.read_text(), 0o600)
     unlock_root(host)
     forget_machine(host)
-    for folder in ("/run/sshd", "/run/lock"):
-        host.path(folder).mkdir(parents=True, exist_ok=True)
+    firewall.forget_machine(host)
     if host.kind == "docker":
         host.path("/etc/docker").mkdir(exist_ok=True)
         host.write("/etc/docker/daemon.json", json.dumps(daemon_config(host), indent=2) + "\n")

@@ -253,6 +253,11 @@ class Lab:
     def manager(self) -> Host:
         return self.hosts[self.managers[0]]
 
+    def host(self, name: str) -> Host:
+        if name not in self.hosts:
+            raise state.LabError(f"lab {self.name!r} has no host {name!r}; it has {', '.join(self.hosts)}")
+        return self.hosts[name]
+
     def inventory(self) -> str:
         return inventory.text(self)
 
@@ -297,6 +302,21 @@ class Lab:
             if time.monotonic() - begun > timeout:
                 raise state.LabError(f"lab {self.name!r} is not whole after {timeout:.0f} s: " + "; ".join(reasons[:6]))
             time.sleep(0.25)
+
+    # ---- reboot
+
+    def reboot(self, host: Host | str, *, wait: bool = True) -> list[str]:
+        """Reboot a host: only what is persistent stays. Returns what could not be started; else waits for the lab.
+
+        All its processes are killed as by a loss of power, and its network namespace, /run and /tmp are new ones (see
+        init.py); then it boots (boot.py). Containers that ran before run again.
+        """
+        from .reboot import reboot
+
+        failed = reboot(self, host if isinstance(host, Host) else self.host(host))
+        if wait and not failed:
+            self.wait_converged(120)
+        return failed
 
     # ---- faults
 

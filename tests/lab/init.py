@@ -8,6 +8,10 @@ Run as ``python3 -I -S init.py CONFIG.json REPORT_FD`` by the supervisor, with t
 library only). Every namespace, mount and process of the host hangs on the process started here and on nothing else:
 no namespace is bound to a file and no mount is made in the machine's own mount namespace, so the kernel itself clears
 a host away when it dies.
+
+On REBOOT, sent from outside, it does to the host what a power cycle does: every other process, everything mounted
+since, /run, /tmp and the network namespace with all that was in it are gone; what is on disk is there. It is done when
+its IPC namespace is another one. Booting is the lab's business (boot.py).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +33,10 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
+MS_MOVE = 0x2000
 PR_SET_PDEATHSIG = 1
+REBOOT = signal.SIGUSR1
+MEMORY = {"run": "mode=755", "tmp": "mode=1777", "dev/shm": "mode=1777"}
 ENGINE_DATA = ("var/lib/docker", "var/lib/containerd")
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "s390x": 217, "riscv64": 41}
 
@@ -63,20 +71,24 @@ def build_root(base: Path, size: str, lower: str) -> Path:
     root = base / "root"
     mount("overlay", root, "overlay", 0, f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work")
     mount("proc", root / "proc", "proc")
-    mount("sysfs", root / "sys", "sysfs")
-    mount("/sys/fs/cgroup", root / "sys/fs/cgroup", "none", MS_BIND | MS_REC)
+    mount_sys(root / "sys")
     mount("/dev", root / "dev", "none", MS_BIND | MS_REC)
-    mount("tmpfs", root / "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     for name in ENGINE_DATA:  # what the machine's own engine keeps there is none of the host's business
         (root / name).mkdir(parents=True, exist_ok=True)
         mount("tmpfs", root / name, "tmpfs", 0, f"mode=711,size={size}")
-    mount("tmpfs", root / "run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    mount("tmpfs", root / "tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    for name, mode in MEMORY.items():
+        mount("tmpfs", root / name, "tmpfs", MS_NOSUID | MS_NODEV, mode)
+    return root
+
+
+def mount_sys(target: Path) -> None:
+    """A sysfs shows the network namespace that mounted it."""
+    mount("sysfs", target, "sysfs")
+    mount("/sys/fs/cgroup", target / "fs/cgroup", "none", MS_BIND | MS_REC)
     try:
-        mount("tracefs", root / "sys/kernel/tracing", "tracefs")
+        mount("tracefs", target / "kernel/tracing", "tracefs")
     except OSError:
         pass  # a kernel without tracing: the host simply has none either
-    return root
 
 
 def enter_root(root: Path) -> None:
@@ -86,16 +98,70 @@ def enter_root(root: Path) -> None:
     os.chdir("/")
 
 
-def reap_for_ever() -> NoReturn:
+def mounts() -> list[tuple[str, str]]:
+    """Number and place of every mount, in the order they were made."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    fields = [line.split(" ") for line in lines]
+    return [(entry[0], entry[4].encode().decode("unicode_escape")) for entry in fields]
+
+
+def unmount(place: str) -> None:
+    libc.umount2(place.encode(), MNT_DETACH)
+
+
+def reap() -> None:
     """What process 1 owes its namespace: collect the children it inherits."""
     while True:
-        signal.sigwait({signal.SIGCHLD})
-        while True:
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    break
-            except ChildProcessError:
-                break
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
+def kill_all_others(seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        reap()
+        left = [entry for entry in os.listdir("/proc") if entry.isdigit() and entry != "1"]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise OSError(f"processes {', '.join(left)} do not die")
+        time.sleep(0.01)
+
+
+def power_cycle(first_mounts: set[str]) -> None:
+    kill_all_others()
+    for number, place in reversed(mounts()):
+        if number not in first_mounts:
+            unmount(place)
+    check(libc.unshare(CLONE_NEWNET), "unshare")
+    for name, mode in MEMORY.items():
+        unmount(f"/{name}")
+        mount("tmpfs", f"/{name}", "tmpfs", MS_NOSUID | MS_NODEV, mode)
+    fresh = Path("/tmp/sys")
+    fresh.mkdir()
+    mount_sys(fresh)  # while the control groups can still be bound from the old one
+    unmount("/sys")
+    mount(str(fresh), "/sys", "none", MS_MOVE)
+    fresh.rmdir()
+    socket.sethostname(Path("/etc/hostname").read_text().strip())
+    check(libc.unshare(CLONE_NEWIPC), "unshare")
+
+
+def run_for_ever() -> NoReturn:
+    first_mounts = {number for number, _place in mounts()}
+    while True:
+        received = signal.sigwaitinfo({signal.SIGCHLD, REBOOT})
+        reap()
+        if received.si_signo == REBOOT and received.si_pid == 0:  # 0: from outside this pid namespace
+            power_cycle(first_mounts)
+            first_mounts = {number for number, _place in mounts()}
 
 
 def be_host(config: dict[str, Any], report: int, alive: int) -> NoReturn:
@@ -106,7 +172,7 @@ def be_host(config: dict[str, Any], report: int, alive: int) -> NoReturn:
             os._exit(1)
     except BlockingIOError:
         pass
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, REBOOT})
     try:
         root = build_root(Path(config["base"]), config["size"], config["lower"])
         socket.sethostname(config["name"])
@@ -116,7 +182,7 @@ def be_host(config: dict[str, Any], report: int, alive: int) -> NoReturn:
         os._exit(1)
     os.write(report, b"ready\n")
     os.close(report)
-    reap_for_ever()
+    run_for_ever()
 
 
 def main() -> int:

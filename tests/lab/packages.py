@@ -52,6 +52,9 @@ NEEDED: dict[str, tuple[Callable[[], bool], str]] = {
     "iproute2": (have("ip", "bridge", "ss"), "looking at links, routes and forwarding tables (ip, bridge, ss)"),
     "iptables": (have("iptables", "iptables-legacy"), "Docker's rules and faults (iptables, iptables-legacy)"),
     "nftables": (have("nft"), "faults of packet filters (nft)"),
+    "firewalld": (have("firewalld", "firewall-cmd"), "hosts whose firewall is firewalld's (they alone start it)"),
+    "ufw": (have("ufw"), "hosts whose firewall is ufw's (they alone enable it)"),
+    "dbus-daemon": (have("dbus-daemon"), "the bus that firewalld answers on"),
     "openssh-server": (have("sshd"), "every lab host's sshd"),
     "openssh-client": (have("ssh", "ssh-keygen"), "Ansible's way to the lab hosts (ssh, ssh-keygen)"),
     "netcat-openbsd": (have("nc"), "the hop from ssh into a lab host's network namespace (nc)"),
@@ -95,6 +98,8 @@ def install(names: list[str]) -> None:
         if subprocess.run(command, env=environment, check=False).returncode:  # no or old lists: fetch them, once more
             subprocess.run(["apt-get", "update"], env=environment, check=True)
             subprocess.run(command, env=environment, check=True)
+    if "firewalld" in names and shutil.which("systemctl", path=PATH):  # or the machine's next boot would start it
+        subprocess.run(["systemctl", "disable", "--quiet", "firewalld.service"], check=False)
 
 
 def explain(names: list[str]) -> str:

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable
@@ -72,6 +73,17 @@ def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
         if old != new and sorted(old) == sorted(new):
             lines.append(f"± {key}: the same lines in another order")
     return lines
+
+
+def without(state: dict[str, str], patterns: list[str]) -> dict[str, str]:
+    """A snapshot without the lines that one of these regular expressions finds something in, as ``key: line``."""
+    if not patterns:
+        return state
+    found = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+    return {
+        key: "\n".join(line for line in text.splitlines() if not found.search(f"{key}: {line}"))
+        for key, text in state.items()
+    }
 
 
 def namespaces(host: Host) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from . import (
     names,
     nat,
     overlay,
+    owners,
     path_mtu,
     ports,
     service,
@@ -37,6 +38,7 @@ from .model import Fault
 
 FAMILIES = (
     tunnel_filter,
+    owners,
     control_plane,
     host_stack,
     overlay,

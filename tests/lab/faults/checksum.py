@@ -11,10 +11,14 @@ the sender fills it in itself, so its offload is switched off first.
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
+from .. import network, state
 from .changes import Command, NftTable
-from .model import Expect, Fault, Place, overlay_touching
+from .model import TUNNEL_PORT, Change, Expect, Fault, Place, overlay_touching
 
 INNER = "tx-csum-inner-bug"
 OUTER = "tx-csum-outer-bug"
@@ -35,6 +39,48 @@ class NoContainerOffload:
 
     def undo(self, place: Place, saved: Any) -> None:
         self._set(place, "on")
+
+
+DROP_AT_PORT = """\
+  chain card {
+    type filter hook ingress device "$port" priority 0; policy accept;
+    ip protocol udp udp dport $tunnel drop
+  }"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The host's card gets wrong what it is asked to fill in (card.py). The process belongs to the peer: a reboot of
+    the host leaves the card as it is."""
+
+    mode: str
+
+    def apply(self, place: Place) -> str:
+        program = ["/usr/bin/python3", "-I", "-S", str(Path(__file__).with_name("card.py"))]
+        words = [*program, place.host.port, network.BRIDGE, str(TUNNEL_PORT), self.mode]
+        pids = "/run/lab-card.pid"
+        netns = f"--net={place.lab.fabric.netns}"
+        script = f'echo $$ > {pids}; exec "$@"'
+        command = [*place.peer.enter()[:-2], netns, "--", "setsid", "--fork", "sh", "-c", script, "sh", *words]
+        quiet: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
+        subprocess.run(command, check=True, env=place.peer.environment, **quiet)
+        if not state.wait_for(lambda: place.peer.path(pids).exists(), 5):
+            raise state.LabError("the card does not start")
+        number = place.peer.path(pids).read_text().strip()
+        place.peer.path(pids).unlink()
+        time.sleep(0.3)
+        return number
+
+    def undo(self, place: Place, saved: str) -> None:
+        place.peer.run(["kill", saved], check=False)
+
+
+def card(mode: str) -> tuple[Change, ...]:
+    return Card(mode), NftTable("netdev", "card", DROP_AT_PORT, "fabric")
 
 
 NO_NIC_OFFLOAD = Command("ethtool -K eth0 tx off", "ethtool -K eth0 tx on")
@@ -65,6 +111,18 @@ FAULTS = (
         OUTER,
         "the tunnel packets the host sends have a wrong UDP checksum",
         (NO_NIC_OFFLOAD, wrong_outer('iifname "$port"')),
+        Expect((OUTER,), ("host-stack",), overlay_touching(), direction="out"),
+    ),
+    Fault(
+        f"{INNER}:card",
+        "the host's card fills in wrong checksums of what the tunnel carries by TCP, when it is asked to",
+        card("inner"),
+        Expect((INNER,), ("host-stack",), (), direction="out"),
+    ),
+    Fault(
+        f"{OUTER}:card",
+        "the host's card fills in wrong UDP checksums of the tunnel, when it is asked to",
+        card("outer"),
         Expect((OUTER,), ("host-stack",), overlay_touching(), direction="out"),
     ),
 )

@@ -12,7 +12,7 @@ import socket
 
 from .. import engine, state
 from ..network import inside
-from .changes import EngineStop, Iptables, Sysctl
+from .changes import EngineStop, HostFile, Iptables, Sysctl
 from .model import ANY, Broken, Expect, Fault, Place, latent, overlay_touching
 from .names import OddContainer
 
@@ -97,6 +97,17 @@ FAULTS = (
         BRIDGE_NF,
         "a virtual address leads to a container on the client's own bridge, and bridged frames are not filtered",
         (NEIGHBOUR, SERVICE_RULE, Sysctl("net/bridge/bridge-nf-call-iptables", "0")),
+        Expect((BRIDGE_NF,), ("bridge",), ()),
+    ),
+    Fault(
+        f"{BRIDGE_NF}:persisted",
+        "the same, and a hardening file keeps it so",
+        (
+            NEIGHBOUR,
+            SERVICE_RULE,
+            HostFile("/etc/sysctl.d/90-hardening.conf", "net.bridge.bridge-nf-call-iptables = 0\n"),
+            Sysctl("net/bridge/bridge-nf-call-iptables", "0"),
+        ),
         Expect((BRIDGE_NF,), ("bridge",), ()),
     ),
     Fault(

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 
 from .. import engine
-from .changes import HostFile, NftTable
+from .changes import EngineStop, HostFile, NftTable
 from .model import Expect, Fault, Place
 
 EMBEDDED = "embedded-dns-broken"
@@ -18,6 +19,7 @@ BYPASSED = "container-dns-bypassed"
 UPSTREAM = "upstream-dns-unreachable"
 DEAD_SERVER = "203.0.113.53"
 RESOLV_CONF = "/etc/site-resolv.conf"
+DAEMON_JSON = "/etc/docker/daemon.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,27 @@ class OddContainer:
         time.sleep(0.2)
 
 
+@dataclasses.dataclass(frozen=True)
+class EngineDns:
+    """The name servers in the engine's configuration, after a restart with it; what ran is started again."""
+
+    servers: tuple[str, ...]
+
+    def apply(self, place: Place) -> str:
+        saved = place.host.path(DAEMON_JSON).read_text()
+        self._configure(place, json.dumps(json.loads(saved) | {"dns": self.servers}, indent=2) + "\n")
+        return saved
+
+    def _configure(self, place: Place, text: str) -> None:
+        stop = EngineStop(15)
+        running = stop.apply(place)
+        place.host.write(DAEMON_JSON, text)
+        stop.undo(place, running)
+
+    def undo(self, place: Place, saved: str) -> None:
+        self._configure(place, saved)
+
+
 def deaf_resolver(ports: str) -> NftTable:
     """Questions to the resolver of the underlay are lost in the fabric."""
     rules = "".join(f"{ports} {protocol} dport 53 drop\n" for protocol in ("udp", "tcp"))
@@ -105,5 +128,12 @@ FAULTS = (
         "a container was given a resolver that does not exist",
         (OddContainer("lost-$host", engine.OVERLAY, (("dns", (DEAD_SERVER,)),)),),
         Expect((UPSTREAM,), ("name-service",), (), direction="out"),
+    ),
+    Fault(
+        f"{UPSTREAM}:engine",
+        "the engine of one host was given a resolver that does not exist",
+        (EngineDns((DEAD_SERVER,)),),
+        Expect((UPSTREAM,), ("name-service",), (), direction="out"),
+        residue="containers that are started anew have new addresses, links and namespaces",
     ),
 )

@@ -147,6 +147,14 @@ def larger_dropped(name: str, *rules: str) -> NftTable:
     return NftTable("bridge", f"{name}_$host", chain, "fabric")
 
 
+def clamped(*rules: str) -> NftTable:
+    """The same by a router that clamps the TCP it sees, as many do on narrow lines: the hosts' own, none in tunnels."""
+    syn = f"tcp flags & (syn | rst) == syn tcp option maxseg size set {SMALL - 40}"
+    lines = "\n".join(f"    {rule} {what}" for rule in rules for what in (syn, f"meta length > {SMALL} drop"))
+    chain = f"  chain forward {{\n    type filter hook forward priority 0; policy accept;\n{lines}\n  }}"
+    return NftTable("bridge", "clamped_$host", chain, "fabric")
+
+
 NO_ERRORS = NftTable(
     "ip",
     "silent_$host",
@@ -200,6 +208,12 @@ FAULTS = (
         larger_dropped("large", 'iifname "$port" oifname "$peer_port"', 'iifname "$peer_port" oifname "$port"'),
         Proof(stalls=BOTH, comes=(("host", "other"),)),
         hosts=BETWEEN,
+    ),
+    fault(
+        f"{TOO_LARGE}:clamped",
+        "the network takes 1400 bytes from and to one host, and clamps the TCP of the hosts themselves",
+        clamped('iifname "$port"', 'oifname "$port"'),
+        Proof(stalls=(*BOTH, ("host", "other"))),
     ),
     fault(
         f"{TOO_LARGE}:told",

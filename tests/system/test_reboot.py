@@ -1,0 +1,184 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A lab host that reboots keeps what is persistent and nothing else, and is part of the fleet again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab, state
+from tests.lab.fleet import Host
+from tests.lab.snapshot import difference
+from tests.system.test_lab import Traces
+
+pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+WANTS = "/etc/systemd/system/multi-user.target.wants"
+NFTABLES = """\
+flush ruleset
+table inet kept {
+  chain input {
+    type filter hook input priority filter; policy accept;
+    udp dport 9999 drop
+  }
+}
+"""
+PARAMETERS = """\
+net.ipv4.conf.eth0.rp_filter = 2
+net.ipv4.conf.docker_gwbridge.arp_ignore = 1
+kernel.crosshost_doctor_has_none = 1
+"""
+LINK = "[Match]\nOriginalName=eth0\n\n[Link]\nTransmitChecksumOffload=no\n"
+OTHER_LINK = "[Match]\nOriginalName=eth1\n\n[Link]\nMTUBytes=1300\n"
+RULES = """\
+ACTION=="add|move", SUBSYSTEM=="net", KERNEL=="eth1", RUN+="/usr/bin/false"
+ACTION=="add|move", SUBSYSTEM=="net", KERNEL=="eth0", RUN+="/usr/sbin/ip link set $name txqueuelen 77"
+"""
+EARLY = "[Service]\nType=oneshot\nExecStart=/usr/sbin/ip route add 198.51.100.64/26 via 192.0.2.1\n"
+LATE = """\
+[Unit]
+After=network-online.target docker.service
+
+[Service]
+Type=oneshot
+ExecStart=-/usr/bin/false
+ExecStart=/usr/sbin/ip route add 198.51.100.128/26 \\
+  dev docker0
+"""
+
+
+@pytest.fixture(scope="module")
+def own(ground: None) -> Iterator[Lab]:
+    lab = Lab.up(f"reboot-{os.getpid()}", hosts=3)
+    yield lab
+    lab.down()
+
+
+def enable(host: Host, unit: str) -> None:
+    host.path(WANTS).mkdir(parents=True, exist_ok=True)
+    host.path(f"{WANTS}/{unit}").symlink_to(f"/etc/systemd/system/{unit}")
+
+
+def write(host: Host, path: str, text: str) -> None:
+    host.path(path).parent.mkdir(parents=True, exist_ok=True)
+    host.write(path, text)
+
+
+def parameter(host: Host, name: str) -> str:
+    return host.run(["cat", f"/proc/sys/net/ipv4/conf/{name}"]).stdout.strip()
+
+
+def feature(host: Host, name: str) -> str:
+    lines = host.run(["ethtool", "-k", "eth0"]).stdout.splitlines()[1:]
+    return dict(line.strip().split(": ") for line in lines)[name]
+
+
+def started(host: Host) -> dict[str, str]:
+    containers = host.docker.containers.list()
+    return {str(container.name): container.attrs["State"]["StartedAt"] for container in containers}
+
+
+def test_a_reboot_keeps_what_is_persistent_and_nothing_else(own: Lab) -> None:
+    host, others = own.hosts["node2"], [own.hosts["node1"], own.hosts["node3"]]
+    for path, text in (
+        ("/etc/sysctl.d/60-reboot.conf", PARAMETERS),
+        ("/etc/nftables.conf", NFTABLES),
+        ("/etc/systemd/network/10-other.link", OTHER_LINK),
+        ("/etc/systemd/network/50-eth0.link", LINK),
+        ("/etc/udev/rules.d/90-reboot.rules", RULES),
+        ("/etc/systemd/system/crosshost-doctor-early.service", EARLY),
+        ("/etc/systemd/system/crosshost-doctor-late.service", LATE),
+    ):
+        write(host, path, text)
+    host.path("/etc/systemd/system/crosshost-doctor-masked.service").symlink_to("/dev/null")
+    for unit in ("nftables", "crosshost-doctor-early", "crosshost-doctor-late", "crosshost-doctor-masked"):
+        enable(host, f"{unit}.service")
+    write(host, "/tmp/file", "")
+    write(host, "/run/file", "")
+    for command in (
+        "ip route add 203.0.113.0/24 via 192.0.2.1",
+        "ip link add runtime0 type bridge",
+        "ip link set eth0 mtu 1400",
+        "nft add table inet runtime",
+        "sysctl -q net.ipv4.conf.eth0.arp_announce=2",
+        "hostname other",
+    ):
+        host.run(command.split())
+    host.start(["sleep", "4321"], log="/var/log/sleep.log")
+    address = host.run(["cat", "/sys/class/net/eth0/address"]).stdout
+    own.fabric.run(["ip", "link", "set", host.port, "alias", "set-by-test"])
+    before, ran = own.snapshot(), {other.name: started(other) for other in others}
+
+    assert own.reboot(host) == []
+
+    assert parameter(host, "eth0/rp_filter") == "2"
+    assert parameter(host, "docker_gwbridge/arp_ignore") == "1"
+    assert parameter(host, "eth0/arp_announce") == "0"
+    tables = host.run(["nft", "list", "tables"]).stdout
+    assert "table inet kept" in tables
+    assert "runtime" not in tables
+    routes = host.run(["ip", "route"]).stdout
+    assert "198.51.100.64/26 via 192.0.2.1" in routes
+    assert "198.51.100.128/26 dev docker0" in routes
+    assert "203.0.113.0" not in routes
+    links = os.listdir(host.path("/sys/class/net"))
+    assert "runtime0" not in links
+    assert "docker0" in links
+    nic = host.run(["sh", "-c", "cd /sys/class/net/eth0; cat mtu tx_queue_len address"]).stdout
+    assert nic == f"1500\n77\n{address}"
+    assert feature(host, "tx-checksumming") == "off"
+    assert feature(host, "tcp-segmentation-offload").startswith("off")
+    assert host.run(["hostname"]).stdout == "node2\n"
+    assert not host.path("/tmp/file").exists()
+    assert not host.path("/run/file").exists()
+    assert "4321" not in host.run(["ps", "-eo", "args"]).stdout
+    assert not own.survey().broken
+
+    after = own.snapshot()
+    changed = [line for line in difference(before, after) if not line.startswith(("- node2/", "+ node2/", "± node2/"))]
+    assert {line.split()[1].split("/")[-1] for line in changed} <= {"fdb:", "neighbours:"}, changed
+    assert {other.name: started(other) for other in others} == ran
+    assert "set-by-test" in own.fabric.run(["ip", "link", "show", host.port]).stdout
+
+
+def test_what_does_not_start_is_named_and_the_host_boots_all_the_same(own: Lab) -> None:
+    host = own.hosts["node3"]
+    write(host, "/etc/nftables.conf", "table inet broken {\n")
+    write(
+        host, "/etc/systemd/system/crosshost-doctor-bad.service", "[Service]\nExecStart=/usr/bin/false\nExecStart=/x\n"
+    )
+    for unit in ("nftables.service", "crosshost-doctor-bad.service", "crosshost-doctor-gone.service"):
+        enable(host, unit)
+    failed = own.reboot(host)
+    assert [line.partition(":")[0] for line in failed] == [
+        "nftables.service",
+        "crosshost-doctor-bad.service",
+        "crosshost-doctor-gone.service",
+    ]
+    for entry in host.path(WANTS).iterdir():
+        entry.unlink()
+    own.wait_converged(90)
+
+
+@pytest.mark.parametrize("owner", ["ufw", "firewalld"])
+def test_a_firewall_that_is_enabled_is_there_after_a_reboot(own: Lab, owner: str) -> None:
+    fault = f"data-udp-blocked-host-fw:{owner}"
+    with own.broken(fault, "node2") as expected:
+        assert own.reboot("node2", wait=False) == []
+        assert state.wait_for(lambda: not own.survey().unexpected(expected["pairs"]), 60, 1)
+    assert not own.survey().broken
+
+
+def test_the_only_manager_reboots_and_nothing_remains_of_the_lab(own: Lab) -> None:
+    traces = Traces(own.name)
+    traces.look()
+    assert own.reboot(own.manager) == []
+    assert not own.survey().broken
+    traces.look()
+    own.down()
+    assert traces.gone() == []
