@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The pages of docs/ that are made from the code: what every cause says of itself, and what was measured last.
+"""The pages of docs/ that are made from the code: what every cause says of itself, what repairs it, what was measured.
 
 Without --write: fails when a page is not what the code would write now.
 """
@@ -19,6 +19,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry import FAMILIES
 from tests import accuracy
 from tests.benchmark import performance
+from tests.gates import remedies
 from tests.gates.tree import REPOSITORY
 from tests.lab.faults import FAULTS
 
@@ -35,8 +36,8 @@ on recorded or constructed facts. What was measured of T1: [accuracy.md](accurac
 
 def unit_tests(cause: str) -> list[str]:
     """The unit test files that speak of a cause, most fitting first."""
-    found = [path for path in sorted(UNIT_TESTS.rglob("test_*.py")) if f'"{cause}"' in path.read_text()]
-    return [path.name for path in found]
+    tests = [*sorted((UNIT_TESTS / "causes").glob("test_*.py")), UNIT_TESTS / "test_causes.py"]
+    return [path.name for path in tests if f'"{cause}"' in path.read_text()]
 
 
 def family_part(family: ModuleType) -> Iterator[str]:
@@ -90,7 +91,7 @@ def holes() -> list[str]:
 
 
 def pages() -> dict[Path, str]:
-    made = {CAUSES: causes_page()}
+    made = {CAUSES: causes_page(), remedies.PAGE: remedies.page()}
     if accuracy.RECORD.exists():
         made[accuracy.PAGE] = accuracy.page(json.loads(accuracy.RECORD.read_text()))
     if performance.RECORD.exists():
@@ -99,7 +100,7 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> int:
-    problems = holes()
+    problems = holes() + remedies.holes()
     for path, text in pages().items():
         if "--write" in sys.argv[1:]:
             path.write_text(text)

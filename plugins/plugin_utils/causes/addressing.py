@@ -38,6 +38,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.ways import Way, advertised, first_address, way
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 STRICT = 1  # rp_filter: the source must be routed out of the interface it came in by
 ACROSS = ("host", "overlay", "egress", "published")
@@ -168,7 +169,8 @@ def _source_remedy(case: Case, host: Host, own: str, wrong: dict[str, Way]) -> R
         )
     steps.append("lasting: the same routes in netplan, NetworkManager or systemd-networkd; or leave the swarm and join")
     steps.append("with --data-path-addr set to the address the kernel sends from")
-    return Remedy(
+    peers = [advertised(case.host(name)) for name in wrong]
+    return roles.source_address(host, own, peers).remedy(
         "cure",
         (*steps[:-2], f"{steps[-2]} {steps[-1]}"),
         "Other traffic to these peers gets the same source: limit the routes to the peers' /32.",
@@ -397,7 +399,7 @@ def _advertised_finding(
         evidence=evidence,
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            roles.rejoin(host).remedy(
                 "cure",
                 (
                     f"on {host.name}: docker swarm leave",
@@ -515,7 +517,7 @@ def _rpfilter_finding(
                 ),
                 "Other traffic to this peer changes its way as well.",
             ),
-            Remedy(
+            roles.rp_filter(host, nic).remedy(
                 "mitigation",
                 (
                     f"on {host.name}: sysctl -w net.ipv4.conf.{nic}.rp_filter=2",

@@ -38,6 +38,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services im
     stray_backends,
     tasks,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 BALANCED = ("service", "mesh")
 ENTERS = ("published", "hairpin", "egress")
@@ -418,7 +419,7 @@ def _odd_node(case: Case, host: Host, differences: list[tuple[str, str, str]]) -
         ],
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            (roles.engine_rules(host) if _is_rules(differences) else roles.NOBODY).remedy(
                 "cure",
                 (f"on {host.name}: systemctl restart docker",),
                 "Its containers restart unless live-restore is on (which a Swarm does not allow).",
@@ -426,6 +427,11 @@ def _odd_node(case: Case, host: Host, differences: list[tuple[str, str, str]]) -
             )
         ],
     )
+
+
+def _is_rules(differences: list[tuple[str, str, str]]) -> bool:
+    """Only chains and rules are missing, which the engine makes anew; another network or VNI is not of that kind."""
+    return all(here == "absent" and ("chain" in trait or MESH_CHAIN in trait) for trait, here, _usual in differences)
 
 
 # ---- what stands behind names

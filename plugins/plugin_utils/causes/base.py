@@ -39,7 +39,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Remedy:
-    """What repairs (cure) or relieves (mitigation) a fault."""
+    """What repairs (cure) or relieves (mitigation) a fault.
+
+    Where a role of this collection can do it: C(role), its variables C(vars) by their full names, with values that
+    were read on the fleet, and C(hosts) where it is applied, which are the finding's where it is empty. Values that
+    differ by host make several remedies. C(manual) always tells how a person does it.
+    """
 
     kind: str
     manual: tuple[str, ...]
@@ -47,9 +52,18 @@ class Remedy:
     disruptive: bool = False
     role: str | None = None
     vars: t.Mapping[str, t.Any] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
 
     def public(self) -> Facts:
-        return {**asdict(self), "manual": list(self.manual), "vars": dict(self.vars)}
+        return {
+            "kind": self.kind,
+            "role": self.role,
+            "vars": dict(self.vars),
+            "hosts": list(self.hosts),
+            "manual": list(self.manual),
+            "risk": self.risk,
+            "disruptive": self.disruptive,
+        }
 
 
 @dataclass

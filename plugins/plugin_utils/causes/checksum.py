@@ -43,6 +43,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Node
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import FORWARD, REPLY
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 INNER, OUTER = "tx-csum-inner-bug", "tx-csum-outer-bug"
 INNER_COUNTERS = ("Tcp.InCsumErrors", "Udp.InCsumErrors")
@@ -209,7 +210,7 @@ def _finding(
             probe_evidence(pairs[0], len(pairs)),
         ],
         explains=pair_ids(pairs),
-        remedies=[_remedy(cause, links)],
+        remedies=_remedies(case, cause, direction, links),
     )
 
 
@@ -239,7 +240,17 @@ def _nic_evidence(name: str, link: Facts) -> Evidence:
     return Evidence(name, f"NIC {device}", f"driver {link.get('driver') or 'unknown'}", None, f"ethtool -k {device}")
 
 
-def _remedy(cause: str, links: list[tuple[str, Facts]]) -> Remedy:
+def _remedies(case: Case, cause: str, direction: str, links: list[tuple[str, Facts]]) -> list[Remedy]:
+    """One for each sender; where only the receiver is known, it is not its own offload that is at fault."""
+    steps = [
+        roles.checksum_offload(case.host(name), link.get("name")) if direction == "out" else roles.NOBODY
+        for name, link in links
+    ]
+    manual = _by_hand(cause, links)
+    return [step.remedy("cure", manual, "More work for the processor, less throughput.") for step in steps]
+
+
+def _by_hand(cause: str, links: list[tuple[str, Facts]]) -> list[str]:
     steps = [
         f"on {name}: ethtool -K {link.get('name') or 'NIC'} tx-checksum-ip-generic off   # or tx off, to try it"
         for name, link in links
@@ -247,7 +258,7 @@ def _remedy(cause: str, links: list[tuple[str, Facts]]) -> Remedy:
     steps.append("to keep it: a systemd .link file with TransmitChecksumOffload=false, or NetworkManager's [ethtool]")
     if cause == INNER:
         steps.append("on ESXi also: another --data-path-port than 4789, which the virtual NIC takes for its own VXLAN")
-    return Remedy("cure", tuple(steps), "More work for the processor, less throughput.")
+    return steps
 
 
 CAUSES = [

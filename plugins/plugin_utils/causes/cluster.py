@@ -33,6 +33,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.services import newest, readings
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.stores import PAGES
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 NO_LEADER = ("does not have a leader", "too few managers are online")
 SILENT_RAFT = "context deadline exceeded"  # what a manager says before it has noticed that the others are gone
@@ -229,7 +230,7 @@ def decide_node_not_active(case: Case) -> t.Iterator[Finding]:
                 )
             ],
             remedies=[
-                Remedy(
+                roles.activate(manager, node["id"]).remedy(
                     "cure",
                     (f"docker node update --availability active {node.get('hostname')}",),
                     "Tasks may be scheduled there again.",
@@ -483,7 +484,7 @@ def decide_certificate(case: Case) -> t.Iterator[Finding]:
             ],
             explains=[],
             remedies=[
-                Remedy(
+                (roles.NOBODY if host.facts.is_manager else roles.rejoin(host)).remedy(
                     "cure",
                     (
                         "set the clock right first (chronyc makestep; timedatectl), then: systemctl restart docker",

@@ -55,6 +55,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.traced imp
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.hops import NIC, Hop
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import Trace
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 # Findings beside which a loss on the network is a second fault on the same path: rules of a host's own filter.
 BESIDE = {"host-filter-in", "host-filter-out"}
@@ -306,13 +307,20 @@ def _dropped_finding(case: Case, host: str, direction: str, rows: list[tuple[Obs
         evidence=[*trace_evidence(rows[0][1]), probe_evidence(traced[0], len(pairs))],
         explains=pair_ids(pairs),
         remedies=[
-            Remedy(
+            step.remedy(
                 "cure",
                 (
                     f"on {host}: find the rule with -e doctor_trace=true, or: nft -a list ruleset | grep -n drop",
                     f"accept udp dport {port} from {addresses} in front of it",
                 ),
                 "Accept from the peers' addresses only: VXLAN is not authenticated.",
+            )
+            for step in roles.firewall_ports(
+                case.host(host),
+                [drop.rule for drop in candidates],
+                direction,
+                [("udp", port)],
+                [*roles.peers_of(case, host), *(case.host(name).underlay_ip for name in peers)],
             )
         ],
     )

@@ -47,6 +47,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas impo
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host, Network
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 OPTION = "encrypted"
 OFF_WORDS = ("false", "0", "no", "off", "f", "n", "disabled")
@@ -339,7 +340,11 @@ def _inner_drop(case: Case, src: Host, dst: Host, packet: Packet) -> RuleRef | N
 
 
 def _filter_findings(
-    case: Case, cause: str, packet: t.Callable[[Host, Host, str | None], Packet], what: str, remedy: Remedy
+    case: Case,
+    cause: str,
+    packet: t.Callable[[Host, Host, str | None], Packet],
+    what: str,
+    remedies: t.Callable[[str, RuleRef], list[Remedy]],
 ) -> t.Iterator[Finding]:
     """One finding for each receiver whose filter certainly drops a packet that encrypted networks live on."""
     networks = encrypted_networks(case)
@@ -376,7 +381,7 @@ def _filter_findings(
                 )
             ],
             explains=pair_ids(broken),
-            remedies=[remedy],
+            remedies=remedies(name, rule),
         )
 
 
@@ -398,7 +403,7 @@ def decide_inner(case: Case) -> t.Iterator[Finding]:
         "Only what came out of ESP is let in; engines before 23.0 put the rule in themselves.",
     )
     what = f"udp/{port} that came out of ESP"
-    yield from _filter_findings(case, "encrypted-inner-4789-input", decrypted, what, remedy)
+    yield from _filter_findings(case, "encrypted-inner-4789-input", decrypted, what, lambda _name, _rule: [remedy])
 
 
 def decide_esp_filtered(case: Case) -> t.Iterator[Finding]:
@@ -416,12 +421,13 @@ def decide_esp_filtered(case: Case) -> t.Iterator[Finding]:
             ipsec=False,
         )
 
-    remedy = Remedy(
-        "cure",
-        ("accept IP protocol 50 (esp) from the other nodes: iptables -I INPUT -p esp -s PEER -j ACCEPT",),
-        "From the nodes' addresses only.",
-    )
-    yield from _filter_findings(case, "esp-blocked", esp, "ESP (IP protocol 50)", remedy)
+    def remedies(name: str, rule: RuleRef) -> list[Remedy]:
+        host = case.host(name)
+        manual = ["accept IP protocol 50 (esp) from the other nodes: iptables -I INPUT -p esp -s PEER -j ACCEPT"]
+        steps = roles.firewall_ports(host, [rule], "in", [("esp", None)], roles.peers_of(case, name))
+        return [step.remedy("cure", manual, "From the nodes' addresses only.") for step in steps]
+
+    yield from _filter_findings(case, "esp-blocked", esp, "ESP (IP protocol 50)", remedies)
 
 
 def decide_esp_lost(case: Case) -> t.Iterator[Finding]:

@@ -28,6 +28,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 FLUSHED, WITHOUT_IPTABLES = "ruleset-flushed", "docker-iptables-false"
 INGRESS_CHAIN = "DOCKER-INGRESS"
@@ -163,7 +164,7 @@ def _flushed(case: Case, host: Host, parts: list[str]) -> Finding:
         evidence=[*_missing_evidence(host, parts), *probe_evidence(broken)],
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            roles.engine_rules(host).remedy(
                 "cure",
                 (
                     f"on {host.name}: systemctl restart docker   # only at its start the engine makes its chains",
@@ -330,7 +331,7 @@ def _reloaded(host: Host, when: float, elsewhere: list[str], broken: list[Observ
         ],
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            roles.engine_rules(host).remedy(
                 "cure",
                 (
                     f"on {host.name}: systemctl restart docker",

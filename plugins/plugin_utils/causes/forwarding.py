@@ -23,6 +23,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas impo
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 ROUTED = ("egress", "published", "hairpin")
 
@@ -142,13 +143,13 @@ def _finding(case: Case, host: Host, cause: str, key: str, broken: list[Observat
         + (f": {' and '.join(kinds)} fail, {len(broken)} pair(s)" if broken else ""),
         evidence=evidence,
         explains=pair_ids(broken),
-        remedies=[_remedy(host, cause, key)],
+        remedies=[_remedy(host, cause, key, scope)],
     )
 
 
-def _remedy(host: Host, cause: str, key: str) -> Remedy:
+def _remedy(host: Host, cause: str, key: str, interface: str) -> Remedy:
     if cause == "if-forwarding-off":
-        return Remedy(
+        return roles.ip_forwarding(host, interface).remedy(
             "cure",
             (
                 f"on {host.name}: sysctl -w {key}=1",
@@ -159,7 +160,7 @@ def _remedy(host: Host, cause: str, key: str) -> Remedy:
             ),
             "Only this interface starts to forward. Do not toggle net.ipv4.ip_forward: that rewrites every interface.",
         )
-    return Remedy(
+    return roles.ip_forwarding(host, None).remedy(
         "cure",
         (
             f"on {host.name}: sysctl -w net.ipv4.ip_forward=1",

@@ -32,6 +32,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.translations import Translation, translations
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 NEARLY_FULL = 0.9
 RECENT = 600.0  # seconds before the run: what a log said earlier is history
@@ -111,7 +112,7 @@ def _conntrack_finding(
         evidence=evidence,
         explains=pair_ids(broken or degraded),
         remedies=[
-            Remedy(
+            roles.conntrack_limits(host, 2 * filled[1]).remedy(
                 "mitigation",
                 (
                     f"on {host.name}: sysctl -w net.netfilter.nf_conntrack_max={2 * filled[1]}, and in /etc/sysctl.d",
@@ -234,7 +235,7 @@ def _bridge_nf_finding(host: Host, pairs: list[tuple[Observation, Translation]])
         evidence=evidence,
         explains=pair_ids(o for o, _row in pairs),
         remedies=[
-            Remedy(
+            roles.br_netfilter(host).remedy(
                 "cure",
                 (
                     f"on {host.name}: modprobe br_netfilter; sysctl -w {BRIDGE_NF}=1",

@@ -26,6 +26,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas impo
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 OWN_RULES = (0, 32766, 32767)  # the kernel's rules: local, main, default
 OWN_TABLES = (0, 254, 255, "main", "local", None)
@@ -193,7 +194,7 @@ def decide_network_manager(case: Case) -> t.Iterator[Finding]:
             ],
             explains=pair_ids(broken),
             remedies=[
-                Remedy(
+                roles.nm_unmanaged(host, seized).remedy(
                     "cure",
                     (
                         (

@@ -32,9 +32,11 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host, Network
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # inner Ethernet 14, VXLAN 8, UDP 8, and the outer IP header
 ESP_OVERHEAD = 26  # what moby subtracts for an encrypted network, rounded down to a multiple of four
+DEFAULT_BRIDGE = "docker0"
 MTU_OPTION = "com.docker.network.driver.mtu"
 BRIDGED_PMTU = (5, 9)  # since this kernel a tunnel under a bridge tells the sender of a path MTU
 
@@ -48,6 +50,12 @@ def overhead(network: Network, underlay_ip: str | None) -> int:
     """Bytes the tunnel adds to what a container sends."""
     version = ipaddress.ip_address(underlay_ip.split("%")[0]).version if underlay_ip else 4
     return VXLAN_OVERHEAD[version] + (ESP_OVERHEAD if "encrypted" in network.options else 0)
+
+
+def inside(network: Network, underlay_ip: str | None, limit: int) -> int:
+    """The largest packet of a container that an underlay of this MTU takes in the tunnel, as the engine rounds it."""
+    inner = limit - overhead(network, underlay_ip)
+    return inner // 4 * 4 if "encrypted" in network.options else inner
 
 
 class Fit(t.NamedTuple):
@@ -171,7 +179,7 @@ def _local_nic(case: Case, names: list[str], everybody: set[str], rows: list[Fit
         f"which takes {worst.nic_mtu}: {words}" + (f", {len(broken)} pair(s) fail" if broken else ""),
         evidence=evidence,
         explains=pair_ids(broken),
-        remedies=_mtu_remedies(worst),
+        remedies=_mtu_remedies(case, worst, rows),
     )
 
 
@@ -229,10 +237,45 @@ def _icmp_evidence(case: Case, names: list[str]) -> list[Evidence]:
     return [Evidence(o.pair.src.host, f"probes {o.pair.id}", words, "passed in each round") for o in found[:1]]
 
 
-def _mtu_remedies(fit: Fit) -> list[Remedy]:
+def smallest(case: Case, network: Network) -> int:
+    """The largest MTU that the NICs of all hosts of a network take: what its option has to say."""
+    return min((fit.nic_mtu for fit in fits(case, network)), default=0)
+
+
+def clamps(case: Case, rows: list[Fit], limits: t.Mapping[str, int]) -> list[roles.Step]:
+    """TCP segments that fit, inside the overlays of these hosts; C(limits): what passes, by the network's id."""
+    found = []
+    for name in sorted({fit.host.name for fit in rows}):
+        host = case.host(name)
+        networks = {fit.network.id: fit.network for fit in rows if fit.host is host}
+        parts = [
+            roles.segments(host, key, inside(network, host.underlay_ip, limits[key]))
+            for key, network in sorted(networks.items())
+            if limits.get(key)
+        ]
+        outgoing = {row[2]["name"] for row in wide_bridges(host)}
+        if any(parts):
+            found.append(roles.mss_clamp(host, [part for part in parts if part], outgoing))
+    return found
+
+
+def clamp_remedies(steps: list[roles.Step]) -> list[Remedy]:
+    """The mitigation, where a role can do it: by hand it takes the values the role is given."""
+    risk = "New TCP connections only; datagrams are not helped. Gone with the overlay's namespace unless persistent."
+    found = []
+    for step in steps:
+        words = [f"{row['id'][:12]}: {row['mss4']} (IPv6: {row['mss6']})" for row in step.vars["mss_clamp_networks"]]
+        manual = f"on {step.hosts[0]}: have TCP agree on segments of at most {', '.join(words)} bytes in these overlays"
+        found.append(step.remedy("mitigation", [manual], risk))
+    return found
+
+
+def _mtu_remedies(case: Case, fit: Fit, rows: list[Fit]) -> list[Remedy]:
     value = fit.nic_mtu
+    limits = {row.network.id: smallest(case, row.network) for row in rows}
+    named = {row.network.name: limits[row.network.id] for row in rows}
     return [
-        Remedy(
+        roles.overlay_mtu(case, named).remedy(
             "cure",
             (
                 (
@@ -244,6 +287,7 @@ def _mtu_remedies(fit: Fit) -> list[Remedy]:
             "Recreating a network means to redeploy what is on it.",
             disruptive=True,
         ),
+        *clamp_remedies(clamps(case, rows, limits)),
     ]
 
 
@@ -310,7 +354,7 @@ def _mixed(case: Case, network: Network, names: list[str], large: Fit, small: Fi
         ],
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            roles.overlay_mtu(case, {network.name: small.nic_mtu}).remedy(
                 "cure",
                 (
                     (
@@ -321,7 +365,10 @@ def _mixed(case: Case, network: Network, names: list[str], large: Fit, small: Fi
                 ),
                 "Recreating a network means to redeploy what is on it.",
                 disruptive=True,
-            )
+            ),
+            *clamp_remedies(
+                clamps(case, [f for f in fits(case, network) if f.host.name in names], {network.id: small.nic_mtu})
+            ),
         ],
     )
 
@@ -334,10 +381,10 @@ def _path_evidence(src: str, dst: str, row: Facts) -> Evidence:
 def decide_option(case: Case) -> t.Iterator[Finding]:
     """Networks whose MTU option has the overhead subtracted already, which the driver does once more."""
     nics = {host.name: nic for host in case.fleet.swarm_hosts if (nic := tunnel_nic(case, host))}
-    smallest = min((nic["mtu"] for nic in nics.values()), default=None)
+    least = min((nic["mtu"] for nic in nics.values()), default=None)
     for network in overlays(case):
         option = network.options.get(MTU_OPTION) or ""
-        if smallest is None or not option.isdigit():
+        if least is None or not option.isdigit():
             continue
         tellers = [
             host for host in case.fleet.swarm_hosts if any(row["id"] == network.id for row in host.facts.networks)
@@ -345,7 +392,7 @@ def decide_option(case: Case) -> t.Iterator[Finding]:
         tellers = [host for host in tellers if host.facts.is_manager] or tellers
         host = tellers[0] if tellers else None
         wasted = overhead(network, host.underlay_ip) if host else 0
-        if host is None or (int(option) != smallest - wasted and int(option) != (smallest - wasted) // 4 * 4):
+        if host is None or (int(option) != least - wasted and int(option) != (least - wasted) // 4 * 4):
             continue
         yield Finding(
             cause="mtu-option-double-subtract",
@@ -355,20 +402,20 @@ def decide_option(case: Case) -> t.Iterator[Finding]:
             segment="vtep",
             network=network.name,
             summary=f"{network.name} has the MTU option {option}, from which the driver subtracts {wasted} once more: "
-            f"its containers get {int(option) - wasted} where {smallest - wasted} fits",
+            f"its containers get {int(option) - wasted} where {least - wasted} fits",
             evidence=[
                 Evidence(
                     host.name,
                     f"option {MTU_OPTION} of {network.name}",
                     option,
-                    f"{smallest}, the smallest NIC of the nodes",
+                    f"{least}, the smallest NIC of the nodes",
                     f"docker network inspect {network.name} -f '{{{{json .Options}}}}'",
                 )
             ],
             remedies=[
-                Remedy(
+                roles.overlay_mtu(case, {network.name: least}).remedy(
                     "cure",
-                    (f"recreate {network.name} with --opt {MTU_OPTION}={smallest}, the MTU of the underlay",),
+                    (f"recreate {network.name} with --opt {MTU_OPTION}={least}, the MTU of the underlay",),
                     "Recreating a network means to redeploy what is on it. Nothing is broken: it wastes some bytes.",
                     disruptive=True,
                 )
@@ -418,7 +465,7 @@ def decide_bridge(case: Case) -> t.Iterator[Finding]:
     users = {h.name for h in case.fleet.answering if h.facts.containers}
     groups = [sorted(found)] if len(found) > 1 and set(found) == users else [[name] for name in sorted(found)]
     for names in groups:
-        bridge, mtu, nic = found[names[0]][0]
+        _bridge, mtu, nic = found[names[0]][0]
         bridges = sorted({row[0] for name in names for row in found[name]})
         outward = [e for name in names for e in _outward(case, name, found[name][0][2]["mtu"])]
         yield Finding(
@@ -442,21 +489,35 @@ def decide_bridge(case: Case) -> t.Iterator[Finding]:
                 for row in found[name][:3]
             ]
             + outward[:2],
-            remedies=[
-                Remedy(
-                    "cure",
-                    (
-                        f'docker0: "mtu": {nic["mtu"]} in /etc/docker/daemon.json, then restart the engine',
-                        (
-                            f"{bridge}: recreate it with --opt {MTU_OPTION}={nic['mtu']} while no container uses it "
-                            "(docker_gwbridge: before the node joins)"
-                        ),
-                    ),
-                    "The node's containers are interrupted.",
-                    disruptive=True,
-                )
-            ],
+            remedies=_bridge_remedies(case, {name: found[name] for name in names}),
         )
+
+
+def _bridge_remedies(case: Case, found: dict[str, list[tuple[str, int, Facts]]]) -> list[Remedy]:
+    """Segments that fit at once; the MTU of the bridge itself with a restart, or by recreating it."""
+    remedies = []
+    for name, rows in found.items():
+        nic = rows[0][2]
+        others = [bridge for bridge, _mtu, _nic in rows if bridge != DEFAULT_BRIDGE]
+        default = len(others) < len(rows)
+        step = roles.daemon_mtu(case.host(name), nic["mtu"]) if default else roles.NOBODY
+        manual = [f'{DEFAULT_BRIDGE}: "mtu": {nic["mtu"]} in /etc/docker/daemon.json, then restart the engine']
+        manual = manual if default else []
+        manual += [
+            f"{bridge}: recreate it with --opt {MTU_OPTION}={nic['mtu']} while no container uses it "
+            "(docker_gwbridge: before the node joins)"
+            for bridge in others
+        ]
+        lines = [f"on {name}: {line}" for line in manual]
+        remedies.append(step.remedy("cure", lines, "The node's containers are interrupted.", disruptive=True))
+    for name, rows in found.items():
+        step = roles.mss_clamp(case.host(name), [], {row[2]["name"] for row in rows})
+        line = (
+            f"on {name}: iptables -t mangle -A FORWARD -o {rows[0][2]['name']} -p tcp --tcp-flags SYN,RST SYN "
+            "-j TCPMSS --clamp-mss-to-pmtu"
+        )
+        remedies.append(step.remedy("mitigation", [line], "New TCP connections only; datagrams are not helped."))
+    return remedies
 
 
 CAUSES = [

@@ -22,6 +22,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     pair_ids,
     severity_of,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.filter_ownership import engine_option
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.forwarding import gateway_bridge
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import Packet, fate, path_fate
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.builders import (
@@ -31,6 +32,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.builders im
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts, Namespace
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 DNS_PORT = 53
 SILENT = ("timeout", "refused", "unreachable")
@@ -390,7 +392,7 @@ def _upstream_finding(case: Case, servers: tuple[str, ...], broken: list[Observa
         evidence=evidence,
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            step.remedy(
                 "cure",
                 (
                     f"on {', '.join(hosts)}: let 53/udp and 53/tcp out to {words} and the answers back",
@@ -402,8 +404,30 @@ def _upstream_finding(case: Case, servers: tuple[str, ...], broken: list[Observa
                 "Restarting the engine restarts its containers, unless live-restore is on.",
                 disruptive=True,
             )
+            for step in _resolvers(case, hosts, servers)
         ],
     )
+
+
+def _resolvers(case: Case, hosts: list[str], servers: tuple[str, ...]) -> list[roles.Step]:
+    """Hosts whose engine was told these servers, while another one answers the host or a container of it.
+
+    Where a container was given its own servers, or the host's resolv.conf names them, the engine's setting is not what
+    is wrong.
+    """
+    found = []
+    for name in hosts:
+        host = case.host(name)
+        told = engine_option(host.facts, "dns")
+        answering: list[str | None] = []
+        for o in case.observations:
+            if o.pair.kind == "upstream" and o.pair.src.host == name and o.verdict() == "ok":
+                own = o.pair.src.kind == "host"
+                answering += [(o.results.get("dns") or {}).get("server")] if own else _servers(case, o)
+        step = roles.engine_dns(host, [one for one in answering if one not in servers])
+        if isinstance(told, list) and set(map(str, told)) == set(servers) and step.role:
+            found.append(step)
+    return found if len(found) == len(hosts) else [roles.NOBODY]
 
 
 def _refused_by(host: Host, container: Facts, servers: tuple[str, ...]) -> list[Evidence]:

@@ -53,11 +53,12 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner
     verify,
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.underlay import lookup
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import RuleRef
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import Packet, RuleRef
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas import Rise, rise, rule_counter
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts, Namespace
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 MASQUERADE, PUBLISHED, FILTERED = "masquerade-missing", "published-port-rule-missing", "container-port-filtered"
 POLICY, DIRECT, LEGACY = "forward-policy-drop", "docker28-raw-drop", "legacy-nft-mix"
@@ -77,7 +78,7 @@ def decide_stopped(case: Case) -> t.Iterator[Finding]:
             key = (stop.crossing.host.name, stop.crossing.namespace.key, stop.rule.ref)
             groups.setdefault(key, []).append((stop, observation))
     for found in groups.values():
-        yield _stopped(case, found[0][0], [observation for _stop, observation in found])
+        yield _stopped(case, [stop for stop, _o in found], [observation for _stop, observation in found])
 
 
 def decide_maybe_stopped(case: Case) -> t.Iterator[Finding]:
@@ -97,7 +98,7 @@ def decide_maybe_stopped(case: Case) -> t.Iterator[Finding]:
         open_pairs = {o.pair.id for o in case.unexplained}
         observations = [observation for _stop, observation in found if observation.pair.id in open_pairs]
         if observations:
-            yield _stopped(case, found[0][0], observations)
+            yield _stopped(case, [stop for stop, _o in found], observations)
 
 
 def moved_with_probes(host: Host, namespace: Namespace, rule: RuleRef) -> Rise | None:
@@ -115,7 +116,9 @@ def cause_of(stop: routed.Stop) -> str:
     return FILTERED
 
 
-def _stopped(case: Case, stop: routed.Stop, broken: list[Observation]) -> Finding:
+def _stopped(case: Case, stops: list[routed.Stop], broken: list[Observation]) -> Finding:
+    """What one rule stops; C(stops) are the packets it was seen to stop."""
+    stop = stops[0]
     host, rule, namespace = stop.crossing.host, stop.rule, stop.crossing.namespace
     owner = owner_of(rule, host)
     cause = cause_of(stop)
@@ -144,7 +147,7 @@ def _stopped(case: Case, stop: routed.Stop, broken: list[Observation]) -> Findin
         summary=f"{place} drops {_victims(broken)}: {rule_words(rule)}{owner_words(owner)}",
         evidence=evidence,
         explains=pair_ids(broken),
-        remedies=[_rule_remedy(stop, cause, owner, inside)],
+        remedies=_rule_remedies(case, stop, broken, cause, owner, inside),
     )
 
 
@@ -172,18 +175,74 @@ def _victims(broken: list[Observation]) -> str:
     return f"{' and '.join(kinds)} ({len(broken)} pair(s))"
 
 
+def _rule_remedies(
+    case: Case, stop: routed.Stop, broken: list[Observation], cause: str, owner: str, inside: str
+) -> list[Remedy]:
+    """Only a policy is amended by a role: a rule for one port or container may be meant, whoever made it."""
+    if cause != POLICY:
+        return [_rule_remedy(stop, cause, owner, inside)]
+    host = stop.crossing.host
+    manual = (
+        f"on {host.name}: {_forward_accept(stop.rule, owner, stop)}",
+        "an accept in the engine's chains does not help: every forward chain has to let the packet pass",
+    )
+    risk = "Do not set the policy to accept: the host would route for everybody who sends it packets."
+    lost = _lost_to_policy(case, host, broken)
+    if lost is None or hidden_in_legacy(stop.rule, host):
+        return [roles.NOBODY.remedy("cure", manual, risk)]
+    accepts, policies = lost
+    nic = (host.underlay_link or {}).get("name")
+    if _is_engines(stop.rule) and any(accept["out_interface"] != nic for accept in accepts):
+        # Before the engine's own rules such an accept would open the containers' ports, published or not.
+        step = roles.engine_rules(host) if uses_iptables(host.facts) else roles.NOBODY
+        return [step.remedy("cure", manual, f"{risk} Containers stop with the engine.", disruptive=True)]
+    return [step.remedy("cure", manual, risk) for step in roles.forward_policy(host, policies, accepts)]
+
+
+def _is_engines(rule: RuleRef) -> bool:
+    """In the chain that the engine's own rules for forwarded packets are in."""
+    return rule.family in ("ip", "ip6") and rule.table == "filter"
+
+
+def _lost_to_policy(case: Case, host: Host, broken: list[Observation]) -> tuple[list[Facts], list[RuleRef]] | None:
+    """What of these pairs' packets and answers the host drops by policy, and the policies; None if by rules as well."""
+    accepts: list[Facts] = []
+    policies: dict[str, RuleRef] = {}
+    for crossing in _forwarded(case, host, broken):
+        fate = crossing.fate()
+        lost = [rule for rule in fate.drops if rule.hook == "forward"] if fate is not None else []
+        if any(rule.why != "policy" for rule in lost):
+            return None
+        accept = _accept_of(host, crossing.packet)
+        if lost and accept not in accepts:
+            accepts.append(accept)
+        policies.update({rule.ref: rule for rule in lost})
+    return accepts, list(policies.values())
+
+
+def _forwarded(case: Case, host: Host, broken: list[Observation]) -> t.Iterator[routed.Crossing]:
+    """Each forwarding of these pairs' packets by the host itself."""
+    for observation in broken:
+        for probe in observation.pair.probes:
+            for crossing in routed.crossings(case, observation, probe):
+                if crossing.namespace is host.facts.root and "forward" in crossing.path:
+                    yield crossing
+
+
+def _accept_of(host: Host, packet: Packet) -> Facts:
+    """Between these two interfaces; towards containers only to their subnet."""
+    inward = packet.oif if packet.oif and packet.oif != (host.underlay_link or {}).get("name") else None
+    return {
+        "in_interface": packet.iif,
+        "out_interface": packet.oif,
+        "source": None,
+        "destination": _subnet(host, inward) if inward else None,
+    }
+
+
 def _rule_remedy(stop: routed.Stop, cause: str, owner: str, inside: str) -> Remedy:
     rule, host = stop.rule, stop.crossing.host.name
     where = f"{rule.family} {rule.table} {rule.chain}"
-    if cause == POLICY:
-        return Remedy(
-            "cure",
-            (
-                f"on {host}: {_forward_accept(rule, owner, stop)}",
-                "an accept in the engine's chains does not help: every forward chain has to let the packet pass",
-            ),
-            "Do not set the policy to accept: the host would route for everybody who sends it packets.",
-        )
     if owner == OPERATOR:
         comment = f' Its comment says "{rule.comment}".' if rule.comment else ""
         return Remedy(
@@ -362,6 +421,7 @@ def _untranslated(host: Host, bridges: dict[str, list[Observation]]) -> Finding:
         ),
         *probe_evidence(broken),
     ]
+    in_vain = configured is not None or _stands_already(host, subnets.values())
     return Finding(
         cause=MASQUERADE,
         severity=severity_of(broken),
@@ -373,11 +433,23 @@ def _untranslated(host: Host, bridges: dict[str, list[Observation]]) -> Finding:
         evidence=[configured, *evidence] if configured else evidence,
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            (roles.NOBODY if in_vain else roles.engine_rules(host)).remedy(
                 "cure", cure, "Containers stop with the engine; the single rule interrupts nothing.", disruptive=True
             )
         ],
     )
+
+
+def _stands_already(host: Host, subnets: t.Iterable[str | None]) -> bool:
+    """The engine's rule is there, and another one comes before it: making it anew would change nothing."""
+    chains = host.facts.root.filter.get("chains") or []
+    texts = [
+        rule["text"].lower()
+        for chain in chains
+        if (chain["table"], chain.get("hook")) == ("nat", "postrouting")
+        for rule in chain["rules"]
+    ]
+    return any(subnet and subnet in text and "masquerade" in text for subnet in subnets for text in texts)
 
 
 def _subnet(host: Host, bridge: str) -> str | None:
@@ -574,7 +646,7 @@ def _published_finding(
         ],
         explains=pair_ids(broken),
         remedies=[
-            Remedy(
+            roles.engine_rules(host).remedy(
                 "cure",
                 (
                     f"on {host.name}: delete a rule that leads astray: iptables -t nat -D DOCKER NUMBER",

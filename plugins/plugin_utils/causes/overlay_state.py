@@ -28,6 +28,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import Facts, HostFacts, Namespace
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Endpoint, Host, Network
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 OVERLAY_KINDS = ("overlay", "local", "service")
 
@@ -148,7 +149,7 @@ def _entry_finding(case: Case, host: Host, network: Network, group: list[Entry],
         f"{first.endpoint.container} is on {first.endpoint.host} ({first.expected})",
         evidence=[_entry_evidence(host, entry) for entry in group[:6]],
         explains=pair_ids(broken),
-        remedies=[_entry_remedy(host, group)],
+        remedies=[_entry_remedy(case, host, group)],
     )
 
 
@@ -171,7 +172,7 @@ def _entry_evidence(host: Host, entry: Entry) -> Evidence:
     )
 
 
-def _entry_remedy(host: Host, group: list[Entry]) -> Remedy:
+def _entry_remedy(case: Case, host: Host, group: list[Entry]) -> Remedy:
     steps = []
     for entry in group[:4]:
         inside = f"nsenter --net={entry.namespace} " if entry.namespace else ""
@@ -186,7 +187,37 @@ def _entry_remedy(host: Host, group: list[Entry]) -> Remedy:
                 f"dev {entry.device} nud permanent"
             )
     steps.append("lasting: update the engine (moby pull requests 50236 and 53663), or recreate the endpoint")
-    return Remedy("cure", tuple(steps), "An entry set by hand vanishes with the engine's next event for this endpoint.")
+    risk = "An entry set by hand vanishes with the engine's next event for this endpoint."
+    return roles.overlay_entries(host, _right_entries(case, host, group)).remedy("cure", steps, risk)
+
+
+def _right_entries(case: Case, host: Host, group: list[Entry]) -> list[Facts]:
+    """What each endpoint's entries should be; the address only where the neighbour entry is wrong too."""
+    found: dict[Endpoint, Facts] = {}
+    for entry in group:
+        endpoint = entry.endpoint
+        row = found.setdefault(
+            endpoint,
+            {
+                "network": endpoint.network_id,
+                "mac": endpoint.mac,
+                "ip": None,
+                "vtep": _standing(case, host, endpoint) or case.host(endpoint.host).underlay_ip,
+            },
+        )
+        if entry.kind == "fdb":
+            row["vtep"] = entry.expected
+        else:
+            row["ip"] = endpoint.ip
+    return list(found.values())
+
+
+def _standing(case: Case, host: Host, endpoint: Endpoint) -> str | None:
+    """The address of the endpoint's host that the kernel forwards to, if it does: any of its addresses is right."""
+    owner = case.host(endpoint.host)
+    namespace = host.latest.overlay_namespace(endpoint.network_id)
+    known = [namespace.fdb(link["index"]).get(endpoint.mac) for link in namespace.vxlan_links] if namespace else []
+    return next((dst for dst in known if dst and (dst in owner.facts.addresses or dst == owner.underlay_ip)), None)
 
 
 def decide_vtep_down(case: Case) -> t.Iterator[Finding]:

@@ -58,6 +58,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas impo
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Node
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 TUNNEL, GOSSIP, GOSSIP_UDP, MANAGEMENT, REACH = "tunnel", "gossip", "gossip-udp", "management", "reach"
 
@@ -408,7 +409,7 @@ def _finding(case: Case, members: list[Drop]) -> Finding:
         f"{rule_words(first.rule)}{more}{owner_words(owner)}{_hint(cause, accepting)}",
         evidence=evidence + _probe_evidence(broken),
         explains=pair_ids(broken),
-        remedies=[_remedy(case, drop) for drop in members[:1]],
+        remedies=_remedies(case, members),
     )
 
 
@@ -424,7 +425,7 @@ def _reach_finding(case: Case, drop: Drop, broken: list[Observation]) -> Finding
         f"{rule_words(drop.rule)}; whether the tunnel passes cannot be told",
         evidence=[_rule_evidence(case, drop, None), *_probe_evidence(broken)],
         explains=pair_ids(broken),
-        remedies=[_remedy(case, drop)],
+        remedies=[_remedy(roles.NOBODY, _opening(case, [drop]))],
     )
 
 
@@ -456,17 +457,37 @@ def _probe_evidence(broken: list[Observation]) -> list[Evidence]:
     return []
 
 
-def _remedy(case: Case, drop: Drop) -> Remedy:
-    peers = [case.host(name).underlay_ip or name for name in drop.peers]
-    ports = sorted({(flow.protocol, flow.port) for flow in drop.flows if flow.port and not flow.reply})
-    owner = owner_of(drop.rule, case.host(drop.host))
-    steps = opening(drop.rule, owner, drop.host, drop.direction, peers, ports)
-    return Remedy(
+def _remedies(case: Case, members: list[Drop]) -> list[Remedy]:
+    """One for each owner of a base chain that has to accept what these rules drop."""
+    first = members[0]
+    host = case.host(first.host)
+    rules = {rule.ref: rule for drop in members for rule in (drop.rule, *drop.also.values())}
+    asked = [flow for drop in members for flow in drop.flows if flow.purpose != REACH and not flow.reply]
+    peers = [*roles.peers_of(case, host.name), *(case.host(name).underlay_ip for d in members for name in d.peers)]
+    steps = roles.firewall_ports(
+        host, rules.values(), first.direction, {(flow.protocol, flow.port) for flow in asked}, peers
+    )
+    return [_remedy(step, _opening(case, members)) for step in steps]
+
+
+def _remedy(step: roles.Step, manual: list[str]) -> Remedy:
+    return step.remedy(
         "cure",
-        tuple(steps),
+        manual,
         "Accept from the peers' addresses only: VXLAN is not authenticated, whoever may send to the tunnel port can "
         "put frames into every unencrypted overlay.",
     )
+
+
+def _opening(case: Case, members: list[Drop]) -> list[str]:
+    """By hand: each rule in the words of its owner."""
+    lines = []
+    for drop in members:
+        peers = [case.host(name).underlay_ip or name for name in drop.peers]
+        ports = sorted({(flow.protocol, flow.port) for flow in drop.flows if flow.port and not flow.reply})
+        owner = owner_of(drop.rule, case.host(drop.host))
+        lines += opening(drop.rule, owner, drop.host, drop.direction, peers, ports)
+    return list(dict.fromkeys(lines))
 
 
 def passed_instead(case: Case, finding: Finding) -> str | None:

@@ -34,6 +34,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.mtu import (
     MTU_OPTION,
     Fit,
+    clamps,
     fits,
     links_of,
     overhead,
@@ -43,6 +44,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.mtu import
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas import protocol_counter, rise
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Network
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 TOO_LARGE, BLACK_HOLE, FRAGMENTS = "overlay-mtu-gt-path", "pmtu-blackhole-icmp", "fragments-dropped"
 OWN = {TOO_LARGE, BLACK_HOLE, FRAGMENTS}
@@ -225,7 +227,7 @@ def _finding(case: Case, cause: str, place: frozenset[str], group: list[Way]) ->
             *[_stall_evidence(observation) for observation in stalled[:2]],
         ],
         explains=pair_ids(stalled),
-        remedies=_remedies(case, cause, worst, needs, limit),
+        remedies=_remedies(case, cause, worst, needs, limit, place),
     )
 
 
@@ -433,7 +435,9 @@ def _stall_evidence(observation: Observation) -> Evidence:
     return Evidence(observation.pair.src.host, f"probes {observation.pair.id}", observed, "answered and complete")
 
 
-def _remedies(case: Case, cause: str, worst: Way, needs: list[Fit], limit: int | None) -> list[Remedy]:
+def _remedies(
+    case: Case, cause: str, worst: Way, needs: list[Fit], limit: int | None, place: frozenset[str]
+) -> list[Remedy]:
     """Make the overlay fit, or the path; until then let TCP agree on smaller segments."""
     value = str(limit) if limit else "THE PATH'S MTU"
     names = sorted({fit.network.name for fit in needs})
@@ -441,7 +445,7 @@ def _remedies(case: Case, cause: str, worst: Way, needs: list[Fit], limit: int |
     if names:
         option = f"--opt {MTU_OPTION}={value}"
         found.append(
-            Remedy(
+            roles.overlay_mtu(case, _options(case, needs, limit)).remedy(
                 "cure",
                 (
                     *(
@@ -458,7 +462,17 @@ def _remedies(case: Case, cause: str, worst: Way, needs: list[Fit], limit: int |
         )
     found.append(_path_cure(cause, worst, needs))
     if limit:
-        found.append(_clamp(case, worst, needs, limit))
+        found += _clamp(case, needs, limit, place)
+    return found
+
+
+def _options(case: Case, needs: list[Fit], limit: int | None) -> dict[str, int]:
+    """The MTU option for each network: what every path of it takes."""
+    found = {}
+    for network in {fit.network.id: fit.network for fit in needs}.values():
+        most = largest_overlay(case, network)
+        if limit and most:
+            found[network.name] = min(limit, most[0])
     return found
 
 
@@ -476,7 +490,7 @@ def _path_cure(cause: str, worst: Way, needs: list[Fit]) -> Remedy:
     return Remedy("cure", tuple(lines), "Outside the hosts this cannot be done from here.")
 
 
-def _clamp(case: Case, worst: Way, needs: list[Fit], limit: int) -> Remedy:
+def _clamp(case: Case, needs: list[Fit], limit: int, place: frozenset[str]) -> list[Remedy]:
     """TCP only: nothing helps datagrams but a smaller MTU."""
     lines = [f"iptables -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {limit - TCP_HEADERS}"]
     for fit in list({f.network.id: f for f in needs}.values())[:2]:
@@ -488,7 +502,11 @@ def _clamp(case: Case, worst: Way, needs: list[Fit], limit: int) -> Remedy:
             f"forward priority 0; }}; add rule bridge clamp forward tcp flags syn tcp option maxseg size set {mss}'   "
             f"# {fit.network.name}, on every host"
         )
-    return Remedy("mitigation", tuple(lines), "New TCP connections only; gone with the namespace or a restart.")
+    risk = "New TCP connections only; gone with the namespace or a restart."
+    networks = {fit.network.id: fit.network for fit in needs}.values()
+    rows = [fit for network in networks for fit in fits(case, network) if fit.host.name in place]
+    steps = clamps(case, rows, {network.id: limit for network in networks})
+    return [step.remedy("mitigation", lines, risk) for step in steps or [roles.NOBODY]]
 
 
 def decide_black_hole(case: Case) -> t.Iterator[Finding]:

@@ -15,7 +15,6 @@ Facts = dict[str, t.Any]
 WIDTH = 79
 RULE = "-" * WIDTH
 MAX_SKIPPED = 6
-LABELS = ("what", "seen", "do")
 
 
 def clean(text: str) -> str:
@@ -23,7 +22,7 @@ def clean(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def _wrapped(label: str, text: str) -> list[str]:
+def wrapped(label: str, text: str) -> list[str]:
     indent = " " * 8
     return textwrap.wrap(
         clean(text),
@@ -67,16 +66,30 @@ def _finding(finding: Facts) -> list[str]:
     place = f"on {', '.join(finding['hosts']) or 'unknown'}  [{finding['segment']}, {finding['confidence']}]"
     title = f"{finding['severity'].upper()}  {finding['cause']}  {clean(place)}"
     lines = textwrap.wrap(title, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    lines += _wrapped("what", finding["summary"])
+    lines += wrapped("what", finding["summary"])
     if finding["evidence"]:
         first = finding["evidence"][0]
         expected = f" (expected: {first['expected']})" if first["expected"] else ""
-        lines += _wrapped("seen", f"{first['host'] or '-'}: {first['source']}: {first['observed']}{expected}")
+        lines += wrapped("seen", f"{first['host'] or '-'}: {first['source']}: {first['observed']}{expected}")
         if first["verify"]:
-            lines += _wrapped("check", first["verify"])
+            lines += wrapped("check", first["verify"])
     for remedy in finding["remedies"][:1]:
-        lines += _wrapped("do", " ".join(remedy["manual"][:2]))
+        lines += wrapped("do", " ".join(remedy["manual"][:2]))
+    fix = _roles(finding["remedies"])
+    if fix:
+        lines += wrapped("fix", f"crosshost.doctor.remediate applies {fix} (shows it first)")
     return [*lines, ""]
+
+
+def _roles(remedies: list[Facts]) -> str:
+    """The roles that repair a finding; of what only relieves it, it says so."""
+    named = {
+        kind: list(dict.fromkeys(row["role"] for row in remedies if row.get("role") and row["kind"] == kind))
+        for kind in ("cure", "mitigation")
+    }
+    words = [", ".join(named["cure"])] if named["cure"] else []
+    words += [f"as a mitigation {', '.join(named['mitigation'])}"] if named["mitigation"] else []
+    return ", ".join(words)
 
 
 def _skipped(rows: list[Facts]) -> list[str]:

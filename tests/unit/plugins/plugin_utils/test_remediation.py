@@ -1,0 +1,231 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which steps a report leads to, in which order, and which values are refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.judge import judge, outdated
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import Options, plan
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.variables import VariablesError, complete
+
+Facts = dict[str, Any]
+
+
+def remedy(role: str | None = "ip_forwarding", kind: str = "cure", **more: Any) -> Facts:
+    variables = {"ip_forwarding_interfaces": ["eth0"]} if role == "ip_forwarding" else {}
+    base = {"kind": kind, "role": role, "vars": variables, "hosts": [], "manual": ["do"], "risk": "little"}
+    return {**base, "disruptive": False, **more}
+
+
+def finding(cause: str = "if-forwarding-off", hosts: tuple[str, ...] = ("node2",), **more: Any) -> Facts:
+    base = {"id": f"{cause}@{'+'.join(hosts)}", "cause": cause, "severity": "critical", "hosts": list(hosts)}
+    return {**base, "network": None, "explains": ["a>b"], "remedies": [remedy()], **more}
+
+
+def report(*findings: Facts, managers: tuple[str, ...] = ("node1",), down: tuple[str, ...] = ()) -> Facts:
+    hosts = {
+        f"node{number}": {
+            "reachable": f"node{number}" not in down,
+            "error": None,
+            "roles": ["swarm-manager" if f"node{number}" in managers else "swarm-worker"],
+        }
+        for number in range(1, 6)
+    }
+    pairs = [{"id": "a>b", "verdict": "failed", "explained_by": [entry["id"] for entry in findings]}]
+    return {"hosts": hosts, "pairs": pairs, "findings": list(findings)}
+
+
+FLEET: dict[str, Facts] = {f"node{number}": {} for number in range(1, 6)}
+
+
+def hosts_of(rounds: list[Any]) -> list[list[str]]:
+    return [sorted({step.host for step in steps}) for steps in rounds]
+
+
+def test_one_host_at_a_time_and_managers_last():
+    found = plan(report(finding(hosts=("node1", "node2", "node3"))), FLEET, Options())
+    assert hosts_of(found.rounds) == [["node2"], ["node3"], ["node1"]]
+
+
+def test_hosts_of_different_failure_domains_share_a_round():
+    racks: dict[str, Facts] = {
+        name: {"doctor_failure_domain": f"rack{number % 2}"} for number, name in enumerate(FLEET)
+    }
+    found = plan(report(finding(hosts=tuple(FLEET))), racks, Options())
+    assert hosts_of(found.rounds) == [["node2", "node3"], ["node4", "node5"], ["node1"]]
+
+
+def test_info_is_left_alone_unless_it_is_named():
+    quiet = report(finding(severity="info"))
+    assert plan(quiet, FLEET, Options()).rounds == []
+    for name in ("if-forwarding-off", "node2", "if-forwarding-off@node2"):
+        assert hosts_of(plan(quiet, FLEET, Options(only=[name])).rounds) == [["node2"]]
+    assert plan(quiet, FLEET, Options(only=["node3"])).rounds == []
+
+
+def test_only_confines_the_hosts_of_a_finding():
+    found = plan(report(finding(hosts=("node2", "node3"))), FLEET, Options(only=["node3"]))
+    assert hosts_of(found.rounds) == [["node3"]]
+
+
+def test_a_cure_that_interrupts_waits_for_its_consent_and_relief_comes_first():
+    both = finding(remedies=[remedy(disruptive=True), remedy("rp_filter", "mitigation")])
+    found = plan(report(both), FLEET, Options())
+    assert [step.role for steps in found.rounds for step in steps] == ["rp_filter"]
+    assert "doctor_allow_disruption" in found.refused[0]["why"]
+    allowed = plan(report(both), FLEET, Options(allow_disruption=True))
+    assert [step.role for steps in allowed.rounds for step in steps] == ["ip_forwarding"]
+
+
+def test_what_only_a_person_can_do_is_told():
+    found = plan(report(finding(remedies=[remedy(None)])), FLEET, Options())
+    assert found.rounds == []
+    assert found.manual[0]["manual"] == ["do"]
+
+
+def test_a_host_outside_of_the_play_is_refused_not_touched():
+    found = plan(report(finding(hosts=("node2", "node9"))), FLEET, Options())
+    assert hosts_of(found.rounds) == [["node2"]]
+    assert "node9 is not among" in found.refused[0]["why"]
+
+
+@pytest.mark.parametrize(
+    ("managers", "down", "done"),
+    [
+        (("node1",), (), True),  # no quorum to keep
+        (("node1", "node2"), (), False),
+        (("node1", "node2", "node3"), (), True),
+        (("node1", "node2", "node3"), ("node3",), False),
+    ],
+)
+def test_never_more_managers_than_the_quorum_can_spare(managers: tuple[str, ...], down: tuple[str, ...], done: bool):
+    found = finding(hosts=("node1",), remedies=[remedy(disruptive=True)])
+    made = plan(report(found, managers=managers, down=down), FLEET, Options(allow_disruption=True))
+    assert bool(made.rounds) == done
+    forced = plan(report(found, managers=managers, down=down), FLEET, Options(allow_disruption=True, force=True))
+    assert forced.rounds
+
+
+def test_the_same_step_for_two_findings_is_one():
+    found = plan(report(finding(), finding("ip-forward-zero")), FLEET, Options())
+    (steps,) = found.rounds
+    assert [step.causes for step in steps] == [["if-forwarding-off", "ip-forward-zero"]]
+
+
+def test_values_that_differ_by_host_are_steps_of_their_own():
+    rows = [
+        remedy(vars={"ip_forwarding_interfaces": [name]}, hosts=[host])
+        for name, host in (("a", "node2"), ("b", "node3"))
+    ]
+    found = plan(report(finding(hosts=("node2", "node3"), remedies=rows)), FLEET, Options())
+    assert [step.variables["ip_forwarding_interfaces"] for steps in found.rounds for step in steps] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ansible_become_user": "x"},
+        {"ip_forwarding_interfaces": {"not": "a list"}},
+        {"ip_forwarding_interfaces": ["{{ lookup('pipe', 'id') }}"]},
+        {"ip_forwarding_global": "{% if true %}yes{% endif %}"},
+        {"ip_forwarding_global": "perhaps"},
+    ],
+)
+def test_hostile_values_are_refused(values: Facts):
+    with pytest.raises(VariablesError):
+        plan(report(finding(remedies=[remedy(vars=values)])), FLEET, Options())
+
+
+@pytest.mark.parametrize("role", ["../../etc", "nowhere", "", "prepare/../rp_filter"])
+def test_roles_of_others_are_refused(role: str):
+    with pytest.raises(VariablesError):
+        complete(role, {})
+
+
+@given(st.dictionaries(st.text(max_size=20), st.text(max_size=20) | st.integers() | st.lists(st.text(max_size=5))))
+def test_no_value_gets_through_that_the_role_does_not_declare(values: Facts):
+    try:
+        found = complete("ip_forwarding", values)
+    except VariablesError:
+        return
+    assert all(name.startswith("ip_forwarding_") for name in found)
+
+
+def test_all_variables_are_set_each_time():
+    assert complete("ip_forwarding", {})["ip_forwarding_interfaces"] == []
+
+
+# ---- judging
+
+
+def step(**more: Any) -> Facts:
+    base = {"id": "1-x", "host": "node2", "causes": ["if-forwarding-off"], "network": None, "kind": "cure"}
+    return {**base, "explains": ["a>b"], **more}
+
+
+def after(verdict: str, *findings: Facts) -> Facts:
+    made = copy.deepcopy(report(*findings))
+    made["pairs"][0]["verdict"] = verdict
+    return made
+
+
+def outcome(before: Facts, now: Facts, **more: Any) -> str:
+    (row,) = judge(before, now, [step(**more)])
+    return str(row["outcome"])
+
+
+def test_it_helped_when_the_finding_is_gone_and_the_pairs_work():
+    assert outcome(report(finding()), after("ok")) == "helped"
+
+
+def test_it_did_not_help_while_the_finding_stays():
+    assert outcome(report(finding()), after("ok", finding())) == "did not help"
+
+
+def test_a_finding_that_breaks_nothing_any_more_counts_as_gone():
+    assert outcome(report(finding()), after("ok", finding(severity="info"))) == "helped"
+
+
+def test_it_did_not_help_when_pairs_stay_broken_for_no_known_reason():
+    new = finding("unexplained-loss", ())
+    assert outcome(report(finding()), after("failed", new)) == "did not help"
+
+
+def test_another_fault_that_was_known_is_not_held_against_it():
+    other = finding("underlay-unreachable", ("node3",))
+    assert outcome(report(finding(), other), after("failed", other)) == "helped"
+
+
+def test_a_pair_that_worked_and_does_not_any_more_speaks_against_it():
+    before = report(finding())
+    before["pairs"].append({"id": "c>d", "verdict": "ok", "explained_by": []})
+    now = after("ok")
+    now["pairs"].append({"id": "c>d", "verdict": "failed", "explained_by": []})
+    assert outcome(before, now) == "did not help"
+
+
+def test_a_host_that_is_gone_afterwards_was_not_helped():
+    now = after("ok")
+    now["hosts"]["node2"]["reachable"] = False
+    assert outcome(report(finding()), now) == "did not help"
+
+
+def test_a_mitigation_is_kept_though_its_cause_stays():
+    assert outcome(report(finding()), after("failed", finding()), kind="mitigation") == "applied"
+    assert outcome(report(finding()), after("ok", finding()), kind="mitigation") == "helped"
+
+
+def test_a_report_older_than_the_state_is_noticed():
+    assert outdated(after("ok"), step())
+    assert outdated(after("ok", finding()), step()) is None
+    assert outdated(after("failed"), step()) is None
+    assert outdated(after("ok", finding(hosts=("node3",))), step())
