@@ -2,15 +2,17 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""make demo: a real Swarm, a real fault, and what the diagnosis says of it."""
+"""make demo: a real Swarm, a real fault, what the diagnosis says of it, and the repair: shown, applied, verified."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.lab import Lab, LabError
 from tests.playbook import command, environment
@@ -30,11 +32,21 @@ def demo(fault: str, hosts: int) -> int:
             inventory = lab.write_inventory(Path(folder) / "inventory.ini")
             say(f"Breaking it: {fault}")
             lab.break_(fault)
-            say("ansible-playbook crosshost.doctor.diagnose")
-            done = subprocess.run(
-                command(inventory, Path(folder) / "report"), env=environment(), timeout=300, check=False
-            )
-            return done.returncode
+            steps: list[tuple[str, dict[str, Any]]] = [
+                ("diagnose", {}),
+                ("remediate", {}),
+                ("remediate", {"doctor_apply": True}),
+                ("diagnose", {}),
+            ]
+            for playbook, extra in steps:
+                words = "".join(f" -e {name}={str(value).lower()}" for name, value in extra.items())
+                say(f"ansible-playbook crosshost.doctor.{playbook}{words}")
+                argv = command(inventory, Path(folder) / "report", playbook, **extra)
+                if code := subprocess.run(argv, env=environment(), timeout=420, check=False).returncode:
+                    return code
+            report = json.loads((Path(folder) / "report" / "report.json").read_text())
+            say(f"The fleet is {report['verdict']}")
+            return int(report["verdict"] != "healthy")
     finally:
         say("Cleaning up")
         lab.down()

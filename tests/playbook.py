@@ -34,6 +34,17 @@ class Run:
         return json.loads(path.read_text())
 
     @property
+    def remediation(self) -> dict[str, Any]:
+        path = self.folder / "remediation.json"
+        assert path.exists(), f"no repair was planned:\n{self.output}"
+        return json.loads(path.read_text())
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """What became of each step of a repair."""
+        return {name: row["outcome"] for name, row in self.remediation["outcomes"].items()}
+
+    @property
     def loud(self) -> list[dict[str, Any]]:
         """Findings above info."""
         return [finding for finding in self.report["findings"] if finding["severity"] != "info"]
@@ -50,14 +61,28 @@ def command(inventory: Path, folder: Path, playbook: str = "diagnose", **extra: 
 
 def diagnose(inventory: Path, folder: Path, *arguments: str, **extra: Any) -> Run:
     """Run crosshost.doctor.diagnose from a directory that has nothing to do with the collection."""
+    return play([*command(inventory, folder, **extra), *arguments], folder)
+
+
+def remediate(inventory: Path, folder: Path, *arguments: str, **extra: Any) -> Run:
+    """Run crosshost.doctor.remediate."""
+    return play([*command(inventory, folder, "remediate", **extra), *arguments], folder)
+
+
+def roll_back(inventory: Path, done: Run) -> Run:
+    """Take a repair back on another day, as its summary says."""
+    return remediate(inventory, done.folder, doctor_undo=str(done.folder))
+
+
+def own_playbook(inventory: Path, path: Path, **extra: Any) -> Run:
+    """Run a playbook of a test."""
+    values = json.dumps(extra)
+    return play([str(BIN / "ansible-playbook"), str(path), "-i", str(inventory), "-e", values], path.parent / "none")
+
+
+def play(argv: list[str], folder: Path) -> Run:
     started = time.monotonic()
     done = subprocess.run(
-        [*command(inventory, folder, **extra), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder.parent,
-        env=environment(),
-        check=False,
+        argv, capture_output=True, text=True, timeout=420, cwd=folder.parent, env=environment(), check=False
     )
     return Run(done.returncode, done.stdout + done.stderr, time.monotonic() - started, folder)

@@ -32,6 +32,7 @@ class ActionModule(ActionBase):
             {
                 "run_dir": {"type": "path", "required": True},
                 "fail_on": {"type": "str", "choices": ["never", "critical", "warning"], "default": "never"},
+                "quiet": {"type": "bool", "default": False},
             }
         )
         folder = RunFolder(arguments["run_dir"])
@@ -51,7 +52,8 @@ class ActionModule(ActionBase):
             path = folder.write("report.json", report)
         except RunFolderError as exc:
             raise AnsibleActionFail(str(exc)) from exc
-        Display().display(summarise(report, path))
+        if not arguments["quiet"]:
+            Display().display(summarise(report, path))
         return {**result, **_outcome(report, path, arguments["fail_on"])}
 
 

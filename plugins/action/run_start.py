@@ -43,9 +43,11 @@ class ActionModule(ActionBase):
                 "port": {"type": "int"},
                 "kv_endpoints": {"type": "list", "elements": "str", "default": []},
                 "replay": {"type": "path"},
+                "after": {"type": "path"},
+                "pairs": {"type": "list", "elements": "str"},
             },
-            required_together=[("from", "to")],
-            mutually_exclusive=[("replay", "from")],
+            required_together=[("from", "to"), ("after", "pairs")],
+            mutually_exclusive=[("replay", "from", "after")],
         )
         if MISSING:
             raise AnsibleActionFail(MISSING)
@@ -62,6 +64,10 @@ class ActionModule(ActionBase):
             "kv_endpoints": arguments["kv_endpoints"],
         }
         try:
+            if arguments["after"]:
+                earlier = RunFolder(arguments["after"]).read("run.json") or {}
+                run |= {key: earlier[key] for key in ("question", "kv_endpoints") if key in earlier}
+                run["pairs"] = arguments["pairs"]
             folder = RunFolder.create(path, run)
         except RunFolderError as exc:
             raise AnsibleActionFail(str(exc)) from exc

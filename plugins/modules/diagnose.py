@@ -29,6 +29,10 @@ options:
     type: str
     choices: [never, critical, warning]
     default: never
+  quiet:
+    description: Print no summary.
+    type: bool
+    default: false
 seealso:
   - module: crosshost.doctor.overlay_facts
   - module: crosshost.doctor.path_probe

@@ -47,6 +47,15 @@ options:
         folder, for M(crosshost.doctor.diagnose) to decide about once more. Nothing else is needed of the hosts.
       - The question of that run stands; O(from) and O(to) cannot be given.
     type: path
+  after:
+    description:
+      - The folder of an earlier run of which O(pairs) are asked again, after something was repaired. Its question and
+        its key-value stores stand.
+    type: path
+  pairs:
+    description: The ids of the pairs to ask again, and no others. Needs O(after).
+    type: list
+    elements: str
 seealso:
   - module: crosshost.doctor.probe_plan
   - module: crosshost.doctor.diagnose

@@ -14,6 +14,8 @@ all hand the engine a folder like this one and nothing else.
     captures/<host>.pcapng          what taps saw, and
     evidence/<host>.tar.gz          the archive of a host, both on request; the engine reads neither
     report.json                     the verdict
+    remediation.json                what was to be repaired on account of it, and what came of it
+    after/<round>/                  a run folder of its own: what was read again after a repair
 
 Folders are 0700 and files 0600: facts tell a lot about a network.
 """
@@ -68,9 +70,9 @@ class RunFolder:
         earlier = self.read("run.json")
         if not isinstance(earlier, dict) or not {"run_id", "collection_version"} <= earlier.keys():
             raise RunFolderError(f"{self.path} holds a run.json that no run wrote. Give another doctor_report_dir.")
-        for name in ("hosts", "plan", "captures", "evidence"):
+        for name in ("hosts", "plan", "captures", "evidence", "after", "outcomes"):
             shutil.rmtree(self.file(name), ignore_errors=True)
-        for name in ("run.json", "report.json"):
+        for name in ("run.json", "report.json", "remediation.json"):
             if os.path.exists(self.file(name)):
                 os.unlink(self.file(name))
 

@@ -262,11 +262,19 @@ def _source(facts: HostFacts, pair: Pair) -> dict[str, t.Any]:
 
 
 def first_round(fleet: Fleet) -> list[Pair]:
-    """What the run asks first: the whole fleet, or only the operator's question."""
+    """What the run asks first: the whole fleet, the operator's question, or of these only what a repair was for."""
     question = fleet.run.get("question") or {}
     plan = Plan(fleet)
     pairs = asked_pairs(fleet, question) if question.get("to") else plan.build()
+    if fleet.run.get("pairs") is not None:
+        pairs = _only(pairs, fleet.run["pairs"])
     return list({pair.id: pair for pair in pairs}.values())
+
+
+def _only(pairs: list[Pair], names: t.Collection[str]) -> list[Pair]:
+    """The named pairs, and the host pairs below them: without those nobody can say on which layer one fails."""
+    ends = {frozenset(pair.hosts) for pair in pairs if pair.id in names}
+    return [pair for pair in pairs if pair.id in names or (pair.kind == "host" and frozenset(pair.hosts) in ends)]
 
 
 def second_round(observations: list[Observation]) -> list[Pair]:

@@ -1,0 +1,250 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The controller's part of a repair: which report, which steps in which order, whether they helped, and what to say."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import time
+import typing as t
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation import story
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.judge import (
+    HELPED,
+    NOT_HELPED,
+    OUTDATED,
+    RELIEVED,
+    judge,
+    outdated,
+)
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import DOMAIN, Options, plan
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.variables import (
+    Facts,
+    VariablesError,
+    complete,
+)
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.report.schema import problems
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder, RunFolderError, safe_name
+
+RECORD = "remediation.json"
+MAX_REPORT = 64 << 20
+
+
+class ActionModule(ActionBase):
+    """Reads and writes files on the controller; contacts no host."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        _validated, arguments = self.validate_argument_spec(
+            {
+                "stage": {
+                    "type": "str",
+                    "choices": ["choose", "plan", "confirm", "note", "judge", "say", "recall"],
+                    "required": True,
+                },
+                "report": {"type": "str"},
+                "report_dir": {"type": "path"},
+                "max_age": {"type": "int", "default": 900},
+                "only": {"type": "list", "elements": "str", "default": []},
+                "apply": {"type": "bool", "default": False},
+                "allow_disruption": {"type": "bool", "default": False},
+                "force": {"type": "bool", "default": False},
+                "guard_timeout": {"type": "int", "default": 60},
+                "run_dir": {"type": "path"},
+                "after": {"type": "path"},
+                "round": {"type": "int"},
+                "settle": {"type": "int", "default": 60},
+                "step": {"type": "str"},
+                "outcome": {"type": "str"},
+                "why": {"type": "str"},
+            },
+            required_if=[
+                ("stage", "plan", ["report"]),
+                ("stage", "confirm", ["run_dir", "after"]),
+                ("stage", "note", ["run_dir", "step", "outcome", "why"]),
+                ("stage", "judge", ["run_dir", "after", "round"]),
+                ("stage", "say", ["run_dir"]),
+                ("stage", "recall", ["run_dir"]),
+            ],
+        )
+        stages: dict[str, t.Callable[[Facts, Facts], Facts]] = {
+            "choose": self._choose,
+            "plan": self._plan,
+            "confirm": self._confirm,
+            "note": self._note,
+            "judge": self._judge,
+            "say": self._say,
+            "recall": self._recall,
+        }
+        try:
+            found = stages[arguments["stage"]](arguments, task_vars or {})
+        except (RunFolderError, VariablesError, OSError) as exc:
+            raise AnsibleActionFail(str(exc)) from exc
+        return {**result, "changed": False, **found}
+
+    def _choose(self, arguments: Facts, task_vars: Facts) -> Facts:
+        asked = arguments["report"] or ""
+        if asked == "new":
+            return {"report": ""}
+        if asked and asked != "last":
+            return {"report": os.path.abspath(os.path.expanduser(asked))}
+        folders = [arguments["report_dir"]] if arguments["report_dir"] else glob.glob("crosshost-doctor-2*")
+        paths = [path for folder in folders if os.path.isfile(path := os.path.join(folder, "report.json"))]
+        newest = max(paths, key=os.path.getmtime, default=None)
+        if newest is None:
+            if asked:
+                raise AnsibleActionFail("doctor_report=last: there is no report in this directory. Leave it out.")
+            return {"report": ""}
+        age = time.time() - os.path.getmtime(newest)
+        if not asked and (age > arguments["max_age"] or not self._of_this_play(newest, task_vars)):
+            return {"report": ""}
+        Display().display(f"Going by {newest}, of {age / 60:.0f} minutes ago. Without it: -e doctor_report=new")
+        return {"report": os.path.abspath(newest)}
+
+    def _of_this_play(self, path: str, task_vars: Facts) -> bool:
+        try:
+            return set(read_report(path)["hosts"]) == set(map(str, self._hosts(task_vars)))
+        except RunFolderError:
+            return False
+
+    def _hosts(self, task_vars: Facts) -> dict[str, Facts]:
+        names = task_vars.get("ansible_play_hosts_all") or [task_vars["inventory_hostname"]]
+        domains = {str(name): task_vars["hostvars"][name].get(DOMAIN) for name in names}
+        return {name: {DOMAIN: self._templar.template(value) if value else ""} for name, value in domains.items()}
+
+    def _plan(self, arguments: Facts, task_vars: Facts) -> Facts:
+        report = read_report(arguments["report"])
+        options = Options(
+            only=arguments["only"],
+            apply=arguments["apply"],
+            allow_disruption=arguments["allow_disruption"],
+            force=arguments["force"],
+            guard_timeout=arguments["guard_timeout"],
+            run_id=f"{report['run_id']}-{time.strftime('%H%M%S', time.gmtime())}",
+        )
+        found = plan(report, self._hosts(task_vars), options).public()
+        folder = RunFolder(os.path.dirname(arguments["report"]))
+        record = {"report": arguments["report"], "options": vars(options), **found, "outcomes": {}}
+        for name in ("after", "outcomes"):  # of an earlier repair by the same report
+            shutil.rmtree(folder.file(name), ignore_errors=True)
+        folder.write(RECORD, record)
+        return {"run_dir": folder.path, "rounds": _with_pairs(found["rounds"])}
+
+    def _confirm(self, arguments: Facts, task_vars: Facts) -> Facts:
+        folder, record = _record(arguments["run_dir"])
+        after = read_report(arguments["after"])
+        rounds = []
+        for entry in record["rounds"]:
+            gone = {step["id"]: why for step in entry["steps"] if (why := outdated(after, step))}
+            for step_id, why in gone.items():
+                record["outcomes"][step_id] = {"outcome": OUTDATED, "why": why}
+            left = [step for step in entry["steps"] if step["id"] not in gone]
+            rounds.append({"hosts": sorted({step["host"] for step in left}), "steps": left})
+        folder.write(RECORD, record)
+        return {"rounds": _with_pairs(rounds)}
+
+    def _note(self, arguments: Facts, task_vars: Facts) -> Facts:
+        folder = RunFolder(arguments["run_dir"])
+        what = {"outcome": arguments["outcome"], "why": arguments["why"]}
+        folder.write(f"outcomes/{safe_name(arguments['step'])}.json", what)  # hosts of a round write at the same time
+        return {}
+
+    def _judge(self, arguments: Facts, task_vars: Facts) -> Facts:
+        folder, record = _record(arguments["run_dir"])
+        steps = _steps_of(record, arguments["round"])
+        noted = _noted(folder, steps)
+        asked = [step for step in steps if step["id"] not in noted]
+        rows = judge(read_report(record["report"]), read_report(arguments["after"]), asked)
+        begun = record.setdefault("begun", {}).setdefault(str(arguments["round"]), time.time())
+        late = time.time() - begun > arguments["settle"]
+        attempts = record.setdefault("attempts", {})
+        attempts[str(arguments["round"])] = attempts.get(str(arguments["round"]), 0) + 1
+        record["outcomes"] |= noted | {row.pop("id"): row for row in rows}
+        folder.write(RECORD, record)
+        bad = [step for step in asked if record["outcomes"][step["id"]]["outcome"] == NOT_HELPED]
+        return {"settled": not bad or late, "undo": bad[::-1], "attempt": attempts[str(arguments["round"])]}
+
+    def _recall(self, arguments: Facts, task_vars: Facts) -> Facts:
+        """The steps of an earlier repair that are in force, the last first, checked: a record can be edited too."""
+        folder, record = _record(arguments["run_dir"])
+        steps = [step for entry in record["rounds"] for step in entry["steps"]]
+        kept = [step for step in steps if record["outcomes"].get(step["id"], {}).get("outcome") in (HELPED, RELIEVED)]
+        hosts = self._hosts(task_vars)
+        for step in kept:
+            if step["host"] not in hosts:
+                raise AnsibleActionFail(
+                    f"{step['host']} is not among the hosts of this play, and step {step['id']} is."
+                )
+            step["variables"] = complete(step["role"], step["variables"])
+        return {"run_dir": folder.path, "undo": kept[::-1]}
+
+    def _say(self, arguments: Facts, task_vars: Facts) -> Facts:
+        folder, record = _record(arguments["run_dir"])
+        for number in range(len(record["rounds"])):
+            record["outcomes"] |= _noted(folder, _steps_of(record, number))
+        path = folder.write(RECORD, record)
+        report = read_report(record["report"])
+        Display().display(story.tell(report, record, path))
+        counts: dict[str, int] = {}
+        for row in record["outcomes"].values():
+            counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
+        failing = story.failures(record)
+        found: Facts = {"counts": counts, "helped": counts.get(HELPED, 0)}
+        if record["options"]["apply"] and failing:
+            found.update(failed=True, msg=f"{len(failing)} of {len(record['outcomes'])} steps: {failing[0]}")
+        return found
+
+
+def read_report(path: str) -> Facts:
+    """A report that matches its schema.
+
+    @raises RunFolderError: there is none at C(path), or it does not.
+    """
+    try:
+        if os.path.getsize(path) > MAX_REPORT:
+            raise RunFolderError(f"{path} is larger than {MAX_REPORT} bytes and was not read.")
+        with open(path, encoding="utf-8") as stream:
+            report = json.load(stream)
+    except (OSError, ValueError) as exc:
+        raise RunFolderError(f"{path} cannot be read: {exc}") from exc
+    if wrong := problems(report):
+        why = f"{path} is not a report of this version: {wrong[0][:300]}"
+        raise RunFolderError(f"{why}. Make a new one: -e doctor_report=new")
+    return report
+
+
+def _record(run_dir: str) -> tuple[RunFolder, Facts]:
+    folder = RunFolder(run_dir)
+    record = folder.read(RECORD)
+    if record is None:
+        raise RunFolderError(f"{folder.path} holds no plan ({RECORD}).")
+    return folder, record
+
+
+def _steps_of(record: Facts, number: int) -> list[Facts]:
+    steps = record["rounds"][number]["steps"] if number < len(record["rounds"]) else []
+    return [step for step in steps if record["outcomes"].get(step["id"], {}).get("outcome") != OUTDATED]
+
+
+def _noted(folder: RunFolder, steps: list[Facts]) -> Facts:
+    found = {step["id"]: folder.read(f"outcomes/{safe_name(step['id'])}.json") for step in steps}
+    return {name: row for name, row in found.items() if row}
+
+
+def _with_pairs(rounds: list[Facts]) -> list[Facts]:
+    """Each round with the pairs to ask again after it."""
+    return [
+        {**entry, "pairs": sorted({pair for step in entry["steps"] for pair in step["explains"]})} for entry in rounds
+    ]

@@ -1,0 +1,179 @@
+# Copyright (c) 2026, crosshost.doctor contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether the remedies help: faults of the lab, one at a time, diagnosed, repaired by the playbook, and taken back.
+
+    python -m tests.repairs [--only PATTERN …] [--labs N]
+
+Each fault whose cause has a role goes through: it breaks the lab; remediate without consent changes nothing; with
+consent every step helps, the paths of the lab work and a new diagnosis is quiet; rolled back, the state is the broken
+one byte for byte. The rows measured replace theirs in docs/repairs.json, from which docs/remedies.md is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import multiprocessing
+import os
+import queue
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies.catalogue import ROWS
+from tests.accuracy import new_lab, revision
+from tests.lab import Lab
+from tests.lab.faults import FAULTS
+from tests.lab.faults.model import Fault, place_for
+from tests.lab.snapshot import difference
+from tests.playbook import Run, diagnose, remediate, roll_back
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "docs" / "repairs.json"
+SETTLE = 90
+
+Case = dict[str, Any]
+
+
+def measure(lab: Lab, fault: Fault, folder: Path) -> Case:
+    """One fault, shown, repaired, looked at and taken back."""
+    case: Case = {"name": fault.name, "cause": fault.cause, "steps": [], "disruptive": False, "problems": []}
+    started = time.monotonic()
+    try:
+        lab.break_(fault)
+        options = fault.options(place_for(lab, fault, None))
+        inventory = lab.write_inventory(folder / "inventory.ini")
+        before = lab.snapshot()
+        shown = remediate(inventory, folder / "run", doctor_report="new", **options)
+        case["problems"] += [f"shown: exit {shown.code}: {shown.output[-300:]}"] if shown.code else []
+        case["problems"] += [f"shown: changed {line}" for line in difference(before, lab.snapshot())[:3]]
+        done = apply(inventory, folder, case, options)
+        if case["steps"]:
+            case["problems"] += look(lab, fault, inventory, folder, case, options)
+            roll_back(inventory, done)
+            if not case["disruptive"]:  # a restarted engine does not come back byte for byte
+                case["problems"] += [f"taken back: {line}" for line in difference(before, lab.snapshot())[:3]]
+    except Exception as error:  # whatever goes wrong with one case is that case's result, and the others go on
+        case["problems"].append(f"{type(error).__name__}: {str(error)[:300]}")
+    return case | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def apply(inventory: Path, folder: Path, case: Case, options: dict[str, str]) -> Run:
+    """Repair; with the second consent where nothing can be done without it."""
+    for disruptive in (False, True):
+        extra = {"doctor_apply": True, "doctor_allow_disruption": disruptive, "doctor_settle": SETTLE, **options}
+        done = remediate(inventory, folder / "run", doctor_report="last", **extra)
+        record = done.remediation
+        steps = {step["id"]: step for entry in record["rounds"] for step in entry["steps"]}
+        if steps or disruptive or not record["refused"]:
+            break
+    case["disruptive"] = any(step["disruptive"] for step in steps.values())
+    for name, row in record["outcomes"].items():
+        step = steps[name]
+        case["steps"].append({"role": step["role"], "kind": step["kind"], "host": step["host"], **row})
+        if row["outcome"] not in ("helped", "applied"):
+            case["problems"].append(f"{step['role']} {row['outcome']}: {row['why']}")
+    if done.code and not case["problems"]:
+        case["problems"].append(f"exit {done.code}: {done.output[-300:]}")
+    return done
+
+
+def look(lab: Lab, fault: Fault, inventory: Path, folder: Path, case: Case, options: dict[str, str]) -> list[str]:
+    """What does not work after the repair. A mitigation leaves its cause in place: there the lab's paths tell."""
+    problems = [f"still broken: {path}" for path in sorted(lab.survey().broken)[:3]]
+    if all(step["kind"] == "cure" for step in case["steps"]):
+        report = diagnose(inventory, folder / "after", **options).report
+        loud = [finding["id"] for finding in report["findings"] if finding["severity"] != "info"]
+        problems += [f"still found: {name}" for name in loud]
+    return problems
+
+
+def work(number: int, managers: int, tasks: Any, results: Any) -> None:
+    """One process: a lab for each case, because a repair may leave an engine that is not the one before."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        try:
+            name = tasks.get(timeout=1)
+        except queue.Empty:
+            return
+        lab = new_lab(f"repairs-{os.getpid()}-{number}", managers)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                results.put(measure(lab, FAULTS[name], Path(folder)))
+        finally:
+            lab.down()
+
+
+def run(names: list[str], labs: int) -> list[Case]:
+    """All cases, on several labs side by side, each told and kept as soon as it is measured."""
+    context = multiprocessing.get_context("spawn")
+    found: list[Case] = []
+    for managers in sorted({FAULTS[name].managers for name in names}):
+        group = [name for name in names if FAULTS[name].managers == managers]
+        tasks, results = context.Queue(), context.Queue()
+        for name in group:
+            tasks.put(name)
+        workers = [
+            context.Process(target=work, args=(number, managers, tasks, results))
+            for number in range(min(labs, len(group)))
+        ]
+        for worker in workers:
+            worker.start()
+        left = set(group)
+        while left:
+            try:
+                case = results.get(timeout=5)
+                left.discard(case["name"])
+                found.append(told(case))
+            except queue.Empty:
+                if not any(worker.is_alive() for worker in workers):
+                    break
+        for worker in workers:
+            worker.join()
+        found += [told({"name": name, "problems": ["not measured: its process died"]}) for name in sorted(left)]
+    return found
+
+
+def told(case: Case) -> Case:
+    word = "helps" if not case["problems"] else "WRONG"
+    roles = ", ".join(f"{step['role']} {step['outcome']}" for step in case.get("steps", [])) or "no role"
+    print(f"{word}  {case['name']}: {roles}  {case.get('seconds')} s", flush=True)
+    for problem in case["problems"]:
+        print(f"       {problem}", flush=True)
+    if case.get("steps"):
+        keep({**case, "revision": revision()})
+    return case
+
+
+def keep(case: Case) -> None:
+    """Put the row into the record."""
+    rows = {row["name"]: row for row in json.loads(RECORD.read_text())} if RECORD.exists() else {}
+    rows[case["name"]] = case
+    left = [rows[name] for name in sorted(rows) if name in FAULTS]
+    RECORD.write_text(json.dumps(left, indent=1) + "\n")
+
+
+def chosen(patterns: list[str]) -> list[str]:
+    """The faults that break something and whose cause a role repairs."""
+    able = {cause for cause, row in ROWS.items() if row.roles}
+    names = [fault.name for fault in FAULTS.values() if fault.cause in able and fault.expect.severity != "info"]
+    return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.repairs", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="the faults of these names (globs)")
+    parser.add_argument("--labs", type=int, default=2, help="labs side by side (default: %(default)s)")
+    args = parser.parse_args()
+    cases = run(chosen(args.only), args.labs)
+    wrong = [case for case in cases if case["problems"]]
+    print(f"{len(cases) - len(wrong)} of {len(cases)} as they should be")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
