@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import state
+from . import state, units
 
 if TYPE_CHECKING:
     from .fleet import Host
@@ -100,11 +100,10 @@ def words(path: Path) -> set[str]:
 
 def forget_machine(host: Host) -> None:
     """Leave the host the programs only: what the machine's own firewalls are told is none of its business."""
-    units = host.path("/etc/systemd/system")
     for name in ("firewalld", "ufw", "nftables", "netfilter-persistent", "crosshost-doctor-*"):
-        for link in units.glob(f"*.wants/{name}.service"):
+        for link in units.links(host, f"{name}.service"):
             link.unlink()
-    (units / "dbus-org.fedoraproject.FirewallD1.service").unlink(missing_ok=True)
+    host.path(f"{units.UNITS}/dbus-org.fedoraproject.FirewallD1.service").unlink(missing_ok=True)
     if ufw_is_enabled(host):
         text = host.path(UFW_CONF).read_text()
         host.write(UFW_CONF, re.sub(r"(?m)^\s*ENABLED=yes", "ENABLED=no", text))

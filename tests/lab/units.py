@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,14 @@ def enabled(host: Host, unit: str) -> bool:
 
 
 def enabled_units(host: Host, pattern: str) -> list[str]:
-    folder = host.path(UNITS)
-    names = {entry.name for entry in folder.glob(f"*.wants/{pattern}")} | {
-        entry.name for entry in folder.glob(f"*.requires/{pattern}")
-    }
-    return sorted(name for name in names if not is_masked(folder / name))
+    names = {link.name for link in links(host, pattern)}
+    return sorted(name for name in names if not is_masked(host.path(UNITS) / name))
+
+
+def links(host: Host, pattern: str) -> list[Path]:
+    """What wants units of such names. A glob would leave out links that lead nowhere when followed from here."""
+    folders = [*host.path(UNITS).glob("*.wants"), *host.path(UNITS).glob("*.requires")]
+    return [entry for folder in folders for entry in folder.iterdir() if fnmatchcase(entry.name, pattern)]
 
 
 def is_masked(path: Path) -> bool:
