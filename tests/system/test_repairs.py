@@ -14,12 +14,7 @@ from tests.lab import Lab
 from tests.lab.faults import FAULTS
 from tests.repairs import measure
 
-MAIN = (
-    "data-udp-blocked-host-fw",
-    "overlay-entry-wrong",
-    "source-vtep-mismatch",
-    "overlay-mtu-gt-path",
-)
+MAIN = ("data-udp-blocked-host-fw", "source-vtep-mismatch")
 
 
 @pytest.mark.parametrize("name", MAIN)
