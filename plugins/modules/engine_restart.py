@@ -144,7 +144,8 @@ ARGUMENTS: dict[str, t.Any] = {
     "start_containers": {"type": "bool", "default": True},
     "timeout": {"type": "int", "default": 120},
 }
-SHORTEST, LONGEST = 10, 1800
+SHORTEST = 10
+LONGEST = 1800
 INGRESS = f"{_netns.DOCKER_DIR}/ingress_sbox"
 RELOAD = "reload of firewalld"
 

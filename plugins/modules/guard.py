@@ -150,7 +150,8 @@ ARGUMENTS: dict[str, t.Any] = {
         },
     },
 }
-SHORTEST, LONGEST = 10, 3600
+SHORTEST = 10
+LONGEST = 3600
 
 
 def note(journal: Journal, params: dict[str, t.Any]) -> dict[str, t.Any]:

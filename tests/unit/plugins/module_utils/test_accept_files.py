@@ -85,8 +85,9 @@ def host(tmp_path: Path) -> Fixture:
     return Fixture(tmp_path)
 
 
-def plan_for(*chains: dict[str, Any], peers: list[str] = PEERS, offered: Any = TUNNEL) -> _accept_plan.Plan:
-    return _accept_plan.make(filter_of(*chains), services(offered, peers, "in"), "in")
+def plan_for(*chains: dict[str, Any], peers: list[str] | None = None, offered: Any = None) -> _accept_plan.Plan:
+    wanted = services(TUNNEL if offered is None else offered, PEERS if peers is None else peers, "in")
+    return _accept_plan.make(filter_of(*chains), wanted, "in")
 
 
 def guard(**options: Any) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def planned(found: dict[str, Any], wanted: list[Wanted], direction: str = "in", 
     return _accept_plan.make(found, wanted, direction, **options)
 
 
-def tunnel(peers: list[str] = PEERS, direction: str = "in") -> list[Wanted]:
-    return services([TUNNEL], peers, direction)
+def tunnel(peers: list[str] | None = None, direction: str = "in") -> list[Wanted]:
+    return services([TUNNEL], PEERS if peers is None else peers, direction)
 
 
 def places(plan: _accept_plan.Plan) -> list[str]:

@@ -62,13 +62,13 @@ WEB = {
 
 def missing(
     chains: list[dict[str, Any]],
-    network: dict[str, Any] = BRIDGE,
-    container: dict[str, Any] = WEB,
+    network: dict[str, Any] | None = None,
+    container: dict[str, Any] | None = None,
     mesh: frozenset[int] = frozenset(),
     **settings: Any,
 ) -> list[str]:
     named = {name.replace("_", "-"): value for name, value in settings.items()}
-    return rules.missing({"chains": chains}, [network], [container], set(mesh), named)
+    return rules.missing({"chains": chains}, [network or BRIDGE], [container or WEB], set(mesh), named)
 
 
 def without(table: str, name: str, word: str = "") -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def cable(one: str, name: str, other: str, peer: str) -> None:
 @pytest.fixture
 def spaces() -> Iterator[tuple[str, str, str]]:
     with ExitStack() as stack:
-        names = [stack.enter_context(namespace()) for _ in range(3)]
+        names = [stack.enter_context(namespace()) for _number in range(3)]
         for name in names:
             run(name, "ip", "link", "set", "lo", "up")
         yield names[0], names[1], names[2]
@@ -256,6 +256,6 @@ class TestFiles:
         file = places / "mss.nft"
         file.write_text(text)
         with namespace() as name:
-            for _ in range(2):
+            for _number in range(2):
                 run(name, "nft", "-f", str(file))
             assert run(name, "nft", "list", "ruleset").count("maxseg size set rt mtu") == 2
