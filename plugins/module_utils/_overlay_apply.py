@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._overlay_record i
 
 READ_SECONDS = 30.0
 PAUSE = 1.0
+LEFTOVER_SECONDS = 10.0
 ADDRESS_SECONDS = 20.0  # a host may hear late of a network that is new
 Runner = Callable[[Command, float], tuple[int, str, str]]
 
@@ -227,9 +229,25 @@ def recreate(engine: Engine, network: Network, record: Record, seconds: float) -
                 engine.do(member.off, deadline)
             if network.recreate_old:
                 engine.do(network.remove, deadline, patient=True)
-            engine.do(network.create, deadline, patient=True)
+            _create(engine, network, deadline)
     finally:
         _services_back(engine, network.name, record, time.monotonic() + seconds)
+
+
+def _create(engine: Engine, network: Network, deadline: float) -> None:
+    """Make the network. An engine may keep its own copy of the one that the Swarm removed: that goes first then.
+
+    @raises OverlayError: it could not be made before the deadline.
+    """
+    while True:
+        try:
+            engine.do(network.create, min(deadline, time.monotonic() + LEFTOVER_SECONDS), patient=True)
+            return
+        except OverlayError as exc:
+            if "already exists" not in str(exc) or time.monotonic() + LEFTOVER_SECONDS > deadline:
+                raise
+        with contextlib.suppress(OverlayError):
+            engine.do(network.remove, time.monotonic() + READ_SECONDS)
 
 
 def _services_back(engine: Engine, name: str, record: Record, deadline: float) -> None:
