@@ -126,10 +126,10 @@ def _choose(finding: Facts, options: Options) -> tuple[list[Facts], list[Facts]]
         _refusal(finding, remedy, None, "it interrupts traffic: it needs -e doctor_allow_disruption=true")
         for remedy in waiting
     ]
-    if allowed:
-        return allowed, refused
     relief = [remedy for remedy in able if remedy["kind"] == "mitigation" and remedy not in waiting]
-    return relief, refused
+    if not allowed:
+        return relief, refused
+    return allowed, refused + [_refusal(finding, remedy, None, "the cure makes it unnecessary") for remedy in relief]
 
 
 def _refusal(finding: Facts, remedy: Facts, host: str | None, why: str) -> Facts:
