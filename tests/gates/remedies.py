@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from tests.lab.faults import FAULTS
 
 PAGE = REPOSITORY / "docs" / "remedies.md"
 SCENARIOS = REPOSITORY / "molecule"
+REPAIRS = REPOSITORY / "docs" / "repairs.json"
 INTRODUCTION = """\
 # The remedies
 
@@ -37,10 +39,11 @@ interrupts traffic or restarts an engine needs a consent of its own.
 """
 LEGEND = """\
 Words in capitals are to be filled in; a finding's own `manual` holds the values, for what a role does as well.
-*Molecule*: the scenario breaks the lab so, the diagnosis names the cause, the role repairs it, that survives a reboot
-and can be rolled back; *the role*: it does so for another cause, or on a host without a fault. *Lab*: the fault is
-provoked on real Docker hosts and the diagnosis names it. *Values*: that the engine names this role, with values that
-its argument specification takes, is a unit test (`test_catalogue.py`).
+*Playbook*: `remediate` was measured on these faults of the lab to repair or relieve them, and to take that back
+(`make repairs`, docs/repairs.json). *Molecule*: the scenario breaks the lab so, the diagnosis names the cause, the role
+repairs it, that survives a reboot and can be rolled back; *the role*: it does so for another cause, or on a host without
+a fault. *Lab*: the fault is provoked on real Docker hosts and the diagnosis names it. *Values*: that the engine names
+this role, with values that its argument specification takes, is a unit test (`test_catalogue.py`).
 
 """
 
@@ -78,6 +81,8 @@ def verified(cause: str, row: Row) -> Iterator[str]:
         others = [name for name, said in scenarios().items() if said.get("role") == role and name not in whole]
         if others and not any(scenarios()[name].get("role") == role for name in whole):
             yield f"molecule, the role: {named(others)}"
+    if names := repaired(cause):
+        yield f"playbook: {named(names)}"
     faults = sorted(fault.name for fault in FAULTS.values() if cause in fault.expect.causes)
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
@@ -90,6 +95,12 @@ def verified(cause: str, row: Row) -> Iterator[str]:
         yield f"by hand only: {row.why}"
     else:
         yield row.why
+
+
+def repaired(cause: str) -> list[str]:
+    """The faults of a cause that the playbook was measured to repair (tests/repairs.py)."""
+    rows = json.loads(REPAIRS.read_text()) if REPAIRS.exists() else []
+    return [row["name"] for row in rows if row["cause"] == cause and not row["problems"]]
 
 
 def named(names: list[str]) -> str:
