@@ -41,9 +41,9 @@ LEGEND = """\
 Words in capitals are to be filled in; a finding's own `manual` holds the values, for what a role does as well.
 *Playbook*: `remediate` was measured on these faults of the lab to repair or relieve them, and to take that back
 (`make repairs`, docs/repairs.json). *Molecule*: the scenario breaks the lab so, the diagnosis names the cause, the role
-repairs it, that survives a reboot and can be rolled back; *the role*: it does so for another cause, or on a host without
-a fault. *Lab*: the fault is provoked on real Docker hosts and the diagnosis names it. *Values*: that the engine names
-this role, with values that its argument specification takes, is a unit test (`test_catalogue.py`).
+repairs it, that survives a reboot and can be rolled back; *the role*: it does so for another cause, or on a host
+without a fault. *Lab*: the fault is provoked on real Docker hosts and the diagnosis names it. *Values*: that the engine
+names this role, with values that its argument specification takes, is a unit test (`test_catalogue.py`).
 
 """
 
