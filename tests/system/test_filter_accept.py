@@ -76,7 +76,7 @@ def play(lab: Lab, host: Host, folder: Path, *tasks: dict[str, Any]) -> list[dic
 @pytest.mark.parametrize(("fault", "direction"), WAYS)
 def test_the_tunnel_passes_and_all_is_taken_back(lab: Lab, tmp_path: Path, fault: str, direction: str) -> None:
     with lab.broken(fault) as expected:
-        host = lab.hosts[expected["host"]]
+        host = lab.hosts[expected["hosts"][0]]
         peers = [other.address for other in lab.docker_hosts if other.name != host.name]
         wanted = {"direction": direction, "services": [{"protocol": "udp", "port": 4789}], "peers": peers}
         before = lab.snapshot()
