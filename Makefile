@@ -126,7 +126,8 @@ accuracy: setup
 
 # Every fault of the lab that a role repairs, one at a time: shown, applied, verified, taken back. ONLY='mtu*' for some.
 repairs: setup
-	@$(BIN)/python -m tests.repairs $(if $(ONLY),--only $(foreach pattern,$(ONLY),'$(pattern)'))
+	@$(BIN)/python -m tests.repairs $(if $(ONLY),--only $(foreach pattern,$(ONLY),'$(pattern)')); \
+		code=$$?; $(BIN)/python -m tests.gates.pages --write; exit $$code
 
 # The pages that are made from the code: docs/causes.md, docs/remedies.md and docs/accuracy.md.
 docs: setup
