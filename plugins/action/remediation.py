@@ -195,15 +195,14 @@ class ActionModule(ActionBase):
         for number in range(len(record["rounds"])):
             record["outcomes"] |= _noted(folder, _steps_of(record, number))
         path = folder.write(RECORD, record)
-        report = read_report(record["report"])
-        Display().display(story.tell(report, record, path))
+        Display().display(story.tell(record, path))
         counts: dict[str, int] = {}
         for row in record["outcomes"].values():
             counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
         failing = story.failures(record)
-        found: Facts = {"counts": counts, "helped": counts.get(HELPED, 0)}
+        found: Facts = {"counts": counts}
         if record["options"]["apply"] and failing:
-            found.update(failed=True, msg=f"{len(failing)} of {len(record['outcomes'])} steps: {failing[0]}")
+            found.update(failed=True, msg=f"{len(failing)} step(s) did not do what they were for, first {failing[0]}")
         return found
 
 

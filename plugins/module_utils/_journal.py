@@ -148,10 +148,6 @@ class Journal:
         self._keep(left)
         return done
 
-    def forget(self) -> None:
-        """Drop the journal: what it would undo stays."""
-        self._keep([])
-
     def _keep(self, entries: list[Entry]) -> None:
         try:
             if entries:

@@ -42,9 +42,9 @@ options:
     description:
       - V(noted) writes down how O(files) and O(sysctls) are now, and O(commands) that undo something.
       - V(armed) sets the guard, V(confirmed) calls it off.
-      - V(rolled_back) calls it off and undoes everything in the journal. V(forgotten) drops the journal.
+      - V(rolled_back) calls it off and undoes everything in the journal.
     type: str
-    choices: [noted, armed, confirmed, rolled_back, forgotten]
+    choices: [noted, armed, confirmed, rolled_back]
     required: true
   timeout:
     description: Seconds until the guard rolls back, from 10 to 3600.
@@ -134,7 +134,7 @@ ARGUMENTS: dict[str, t.Any] = {
     "name": {"type": "str", "required": True},
     "state": {
         "type": "str",
-        "choices": ["noted", "armed", "confirmed", "rolled_back", "forgotten"],
+        "choices": ["noted", "armed", "confirmed", "rolled_back"],
         "required": True,
     },
     "timeout": {"type": "int", "default": 60},
@@ -203,10 +203,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         return confirm(guard)
     if state == "rolled_back":
         return roll_back(guard)
-    if state == "armed":
-        guard.arm(params["timeout"])
-    else:
-        guard.journal.forget()
+    guard.arm(params["timeout"])
     return {"changed": False}
 
 

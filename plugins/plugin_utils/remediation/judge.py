@@ -18,7 +18,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan 
 Facts = dict[str, t.Any]
 
 HELPED, NOT_HELPED, RELIEVED = "helped", "did not help", "applied"
-FAILED, OUTDATED, TAKEN_BACK = "failed", "outdated", "taken back"
+OUTDATED, TAKEN_BACK = "outdated", "taken back"
 BROKEN = ("failed", "degraded")
 
 

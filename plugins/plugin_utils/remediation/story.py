@@ -19,16 +19,18 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.report.summary im
 
 Facts = dict[str, t.Any]
 
+NOT_REACHED = {"outcome": "not reached", "why": "its host, or the play, came to an end before"}
 GOOD = (HELPED, RELIEVED, OUTDATED, TAKEN_BACK)
 
 
 def failures(record: Facts) -> list[str]:
     """The steps that did not do what they were for, one line each."""
-    rows = record["outcomes"].items()
-    return [f"{name} {row['outcome']}: {row['why']}" for name, row in rows if row["outcome"] not in GOOD]
+    steps = [step["id"] for entry in record["rounds"] for step in entry["steps"]]
+    rows = {name: record["outcomes"].get(name, NOT_REACHED) for name in steps}
+    return [f"{name} {row['outcome']}: {row['why']}" for name, row in rows.items() if row["outcome"] not in GOOD]
 
 
-def tell(report: Facts, record: Facts, path: str) -> str:
+def tell(record: Facts, path: str) -> str:
     """The summary of a repair whose record was written to C(path)."""
     steps = [step for entry in record["rounds"] for step in entry["steps"]]
     applied = record["options"]["apply"]
@@ -61,7 +63,7 @@ def _step(step: Facts, outcome: Facts | None, applied: bool) -> list[str]:
     if outcome:
         lines += wrapped("then", f"{outcome['outcome']}: {outcome['why']}")
     elif applied:
-        lines += wrapped("then", "not reached")
+        lines += wrapped("then", f"{NOT_REACHED['outcome']}: {NOT_REACHED['why']}")
     return lines
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation import story
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.judge import judge, outdated
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import Options, plan
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.variables import VariablesError, complete
@@ -229,3 +230,32 @@ def test_a_report_older_than_the_state_is_noticed():
     assert outdated(after("ok", finding()), step()) is None
     assert outdated(after("failed"), step()) is None
     assert outdated(after("ok", finding(hosts=("node3",))), step())
+
+
+# ---- telling
+
+
+def record(outcomes: Facts, apply: bool = True) -> Facts:
+    made = plan(report(finding(hosts=("node2", "node3"))), FLEET, Options(apply=apply)).public()
+    return {**made, "options": {"apply": apply}, "outcomes": outcomes}
+
+
+def test_a_step_that_was_never_reached_is_not_told_as_done():
+    helped = {"outcome": "helped", "why": "all pairs work"}
+    half, whole = (
+        record({"1-ip_forwarding": helped}),
+        record(dict.fromkeys(("1-ip_forwarding", "2-ip_forwarding"), helped)),
+    )
+    assert [line.split(":")[0] for line in story.failures(half)] == ["2-ip_forwarding not reached"]
+    assert "1 DID NOT HELP" in story.tell(half, "/run/remediation.json")
+    assert story.failures(whole) == []
+    assert "2 steps, DONE" in story.tell(whole, "/run/remediation.json")
+
+
+def test_what_is_only_shown_names_host_risk_and_the_way_on():
+    text = story.tell(record({}, apply=False), "/run/remediation.json")
+    assert "2 steps SHOWN, nothing changed" in text
+    assert "node3: ip_forwarding cures if-forwarding-off" in text
+    assert "risk  little" in text
+    assert "doctor_apply=true" in text
+    assert "doctor_undo" not in text
