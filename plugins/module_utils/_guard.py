@@ -6,8 +6,8 @@
 
 It is one of the bounded background readers (_reader.py): forked away from the connection, and ended by its own alarm
 at the latest. A controller that dies, a host that loses its route and a rule set that cuts the connection off all look
-the same to it: nobody called it off. One guard at a time stands on a host, because two changes at once could not be
-undone one without the other.
+the same to it: nobody called it off. A module that is at work when the time is up is waited for, and none begins
+afterwards. One guard at a time stands on a host, because two changes at once could not be undone one without the other.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ import time
 import typing as t
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._host_folder import FolderError, check_private
-from ansible_collections.crosshost.doctor.plugins.module_utils._journal import Entry, Journal, JournalError
+from ansible_collections.crosshost.doctor.plugins.module_utils._journal import (
+    GUARD,
+    GUARDS,
+    Entry,
+    Journal,
+    JournalError,
+    hold,
+)
 from ansible_collections.crosshost.doctor.plugins.module_utils._reader import Reader, ReaderError
 
-FOLDER = "/run/crosshost.doctor-guard"
 ROLL_BACK_SECONDS = 300.0  # for undoing everything, before the alarm ends the process
 _PAUSE = 0.2
-_NOUN = "guard"
 
 
 class GuardError(Exception):
@@ -35,10 +40,10 @@ class GuardError(Exception):
 class Guard:
     """The guard over the journal C(name)."""
 
-    def __init__(self, name: str, folder: str = FOLDER) -> None:
-        self.journal = Journal(name)
+    def __init__(self, name: str, folder: str = GUARDS) -> None:
+        self.journal = Journal(name, guards=folder)
         self._folder = folder
-        self._reader = Reader(folder, name, _NOUN)
+        self._reader = Reader(folder, name, GUARD)
 
     def arm(self, seconds: float) -> None:
         """Roll the journal back C(seconds) from now, unless L(call_off) comes before.
@@ -64,6 +69,8 @@ class Guard:
                 if asked() and os.path.isdir(self._folder):  # a folder that is gone calls nothing off
                     return {"undone": None}
                 time.sleep(_PAUSE)
+            with contextlib.suppress(JournalError):  # a module that hangs: what it has done by now is undone
+                hold(self._folder, fcntl.LOCK_EX)  # until this process ends, which is when the result is there
             return {"undone": _undone(self.journal)}
 
         try:
@@ -98,18 +105,18 @@ def _undone(journal: Journal) -> list[Entry]:
         return [{"kind": "journal", "what": journal.path, "error": str(exc)}]
 
 
-def standing(folder: str = FOLDER) -> list[str]:
+def standing(folder: str = GUARDS) -> list[str]:
     """The names of the guards that are alive on this host."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for entry in sorted(os.listdir(folder)):
-            if entry.startswith(f"{_NOUN}-") and entry.endswith(".lock"):
+            if entry.startswith(f"{GUARD}-") and entry.endswith(".lock"):
                 with contextlib.suppress(FileNotFoundError):
                     handle = os.open(os.path.join(folder, entry), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                     try:
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
-                        found.append(entry[len(_NOUN) + 1 : -len(".lock")])
+                        found.append(entry[len(GUARD) + 1 : -len(".lock")])
                     finally:
                         os.close(handle)
     return found

@@ -7,33 +7,43 @@
 One file of JSON lines for each journal, of mode 0600 in a folder of root's. Rolling back takes the lines in reverse
 order; an entry that finds nothing to undo does nothing, so a change that was noted and never made, or was undone by
 hand meanwhile, does no harm. Entries that could not be undone stay in the journal.
+
+Who notes something is at work until its process ends, or the journal object does: a guard (_guard.py) whose time is up
+waits for that before it rolls back, and nothing more can be noted once it has. So no change is made behind its back.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import re
 import stat
 import subprocess
 import tempfile
+import time
 import typing as t
+import weakref
 from collections.abc import Iterator, Sequence
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _commands, _sysctl_own_file
 from ansible_collections.crosshost.doctor.plugins.module_utils._host_folder import FolderError, check_private
 from ansible_collections.crosshost.doctor.plugins.module_utils._netns import inside
+from ansible_collections.crosshost.doctor.plugins.module_utils._reader import result_path
 
 Entry = dict[str, t.Any]
 
 FOLDER = "/var/lib/crosshost-doctor/journal"
+GUARDS = "/run/crosshost.doctor-guard"
+GUARD = "guard"  # the beginning of the names of a guard's files
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 MAX_FILE = 8 << 20
 MAX_JOURNAL = 64 << 20
 KEPT = 50  # journals of one host; older ones can no longer be rolled back
 SECONDS = 30.0  # for one command
+BUSY_SECONDS = 60.0  # that a guard waits for a module at work, and a module for a guard that rolls back
 _SYSCTL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*(/[A-Za-z0-9_][A-Za-z0-9_.:@+-]*)+")
 
 
@@ -44,11 +54,13 @@ class JournalError(Exception):
 class Journal:
     """The journal C(name) of this host. The empty name notes nothing, which is what check mode needs."""
 
-    def __init__(self, name: str, folder: str = FOLDER) -> None:
+    def __init__(self, name: str, folder: str = FOLDER, guards: str = GUARDS) -> None:
         if name and not NAME.fullmatch(name):
             raise JournalError(f"{name!r} is no name of a journal: letters, digits, '.', '_' and '-', at most 120.")
         self.name = name
         self._folder = folder
+        self._guards = guards
+        self._at_work = False
         self.path = os.path.join(folder, f"{name}.jsonl")
 
     # ---- noting, always before the change
@@ -92,7 +104,23 @@ class Journal:
             entry = {"kind": "nft-comment", "family": family, "table": table, "chain": chain, "comment": comment}
             self._note({**entry, "netns": netns})
 
+    def _begin(self) -> None:
+        """Be at work, unless the guard over this journal has rolled it back."""
+        if self._at_work:
+            return
+        handle = hold(self._guards, fcntl.LOCK_SH)
+        if handle is None:
+            return  # nobody ever stood guard on this host since it booted
+        weakref.finalize(self, os.close, handle)
+        if os.path.exists(result_path(self._guards, self.name, GUARD)):
+            raise JournalError(
+                "The guard has rolled this change back: its time was up before the change was complete. Nothing more of "
+                "it is done. Where a host is that slow, raise the timeout of the guard (doctor_guard_timeout)."
+            )
+        self._at_work = True
+
     def _note(self, entry: Entry) -> None:
+        self._begin()
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
@@ -160,6 +188,29 @@ class Journal:
                 os.removedirs(self._folder)
         except OSError as exc:
             raise JournalError(f"{self.path} cannot be written: {exc}") from exc
+
+
+def hold(folder: str, how: int) -> int | None:
+    """The lock of the folder of guards, held while the descriptor is open; none where there is no such folder.
+
+    @raises JournalError: somebody else had it for all of L(BUSY_SECONDS), or the folder cannot be opened.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise JournalError(f"{folder} cannot be opened: {exc}") from exc
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(handle)
+                raise JournalError(f"{folder} was in use for more than {BUSY_SECONDS:g} s.") from None
+            time.sleep(0.1)
 
 
 def what(entry: Entry) -> str:

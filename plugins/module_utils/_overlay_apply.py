@@ -27,6 +27,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._overlay_record i
 
 READ_SECONDS = 30.0
 PAUSE = 1.0
+NO_END = 124  # as timeout(1) says it
 LEFTOVER_SECONDS = 10.0
 ADDRESS_SECONDS = 20.0  # a host may hear late of a network that is new
 Runner = Callable[[Command, float], tuple[int, str, str]]
@@ -53,7 +54,7 @@ def run(words: Command, seconds: float) -> tuple[int, str, str]:
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return 124, "", f"no end within {seconds:.0f} s"
+        return NO_END, "", f"no end within {seconds:.0f} s"
     return done.returncode, done.stdout, done.stderr
 
 
@@ -103,13 +104,16 @@ class Engine:
 
         @raises OverlayError: it failed, or went on failing until the deadline.
         """
+        said = ""
         while True:
             code, _output, error = self._run(words, deadline - time.monotonic())
             if code == 0:
                 self.actions.append(" ".join(words))
                 return
+            if code != NO_END or not said:  # the last try may be cut short: what the engine said before tells more
+                said = error.strip()[-300:]
             if not patient or time.monotonic() + PAUSE > deadline:
-                raise OverlayError(f"{' '.join(words)}: {error.strip()[-300:]}")
+                raise OverlayError(f"{' '.join(words)}: {said}")
             time.sleep(PAUSE)
 
 

@@ -47,9 +47,8 @@ class Reader:
         self.label = label
         self._folder = folder
         self._noun = noun
-        self._lock, self._stop, self._result = (
-            os.path.join(folder, f"{noun}-{label}.{kind}") for kind in ("lock", "stop", "json")
-        )
+        self._lock, self._stop = (os.path.join(folder, f"{noun}-{label}.{kind}") for kind in ("lock", "stop"))
+        self._result = result_path(folder, label, noun)
 
     def start(self, work: Work, seconds: float) -> Result:
         """Run C(work(announce, asked)) in the background for at most C(seconds); returns what it announces.
@@ -164,6 +163,11 @@ class Reader:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(result, stream, separators=(",", ":"))
         os.replace(unfinished, self._result)
+
+
+def result_path(folder: str, label: str, noun: str) -> str:
+    """The file that is there when a reader has ended by itself, until somebody collects it."""
+    return os.path.join(folder, f"{noun}-{label}.json")
 
 
 def _second_fork(live: Callable[[], None], keep: tuple[int, ...]) -> t.NoReturn:

@@ -380,7 +380,8 @@ def settle(module: AnsibleModule) -> dict[str, Any]:
     )
     now = {**plan.before, **{path: after for path, (_old, after) in plan.rewritten.items()}, **dict(plan.writes)}
     if plan.changed and not module.check_mode:
-        _sysctl_plan.note(plan, Journal(params["journal"]))
+        journal = Journal(params["journal"])
+        _sysctl_plan.note(plan, journal)
         _sysctl_plan.apply(plan, ROOT, module.atomic_move)
         now = Runtime(ROOT).snapshot(tuple(plan.named))
         plan.persisted = scan(ROOT)

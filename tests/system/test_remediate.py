@@ -171,13 +171,15 @@ PLAY = """
 - hosts: node2
   gather_facts: false
   tasks:
-    - crosshost.doctor.guard: {{name: test, state: armed, timeout: 12}}
+    - crosshost.doctor.guard: {{name: test, state: armed, timeout: 20}}
     - crosshost.doctor.guard: {{name: test, state: noted, commands: [{{argv: {undo}, tolerate: true}}]}}
     - ansible.builtin.command: {{argv: {change}}}
     - {end}
 """
 CONFIRM = "crosshost.doctor.guard: {name: test, state: confirmed}"
 SYSCTL = ["sysctl", "-w", "net.ipv4.conf.eth0.rp_filter=2"]
+# The change may cut its own task off, or the confirmation, or be undone by the time either gets through.
+TOLD = ("rolled the change back", "does not answer a new connection", "UNREACHABLE!")
 CUT = "add table inet cut; add chain inet cut in { type filter hook input priority -300; policy drop; }"
 
 
@@ -202,10 +204,10 @@ def test_a_host_that_is_cut_off_comes_back_by_itself(
     inventory = lab.write_inventory(tmp_path / "inventory.ini")
     done = own_playbook(inventory, own_play(tmp_path, undo, change))
     assert done.code != 0
-    assert "rolled the change back" in done.output or "does not answer a new connection" in done.output
+    assert any(text in done.output for text in TOLD), done.output
     wait_gone(host)
     undo_all(host, inventory)
-    assert difference(without(before), without(lab.snapshot())) == []
+    at_rest(lab, before)
 
 
 def test_a_controller_killed_between_apply_and_cancel(lab: Lab, host: Host, tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_confirmed_in_time_it_stays(lab: Lab, host: Host, tmp_path: Path) -> Non
     done = own_playbook(inventory, own_play(tmp_path, ["sysctl", "-w", f"net.ipv4.conf.eth0.rp_filter={old}"], SYSCTL))
     assert done.code == 0, done.output
     assert not host.path(GUARDS).exists()
-    time.sleep(13)
+    time.sleep(21)
     assert host.run(["sysctl", "-n", "net.ipv4.conf.eth0.rp_filter"]).stdout.strip() == "2"
     undo_all(host, inventory)
     assert difference(before, lab.snapshot()) == []
@@ -256,6 +258,19 @@ def wait_gone(host: Host) -> None:
         lambda: not host.path(GUARDS).exists() or host.path(f"{GUARDS}/guard-test.json").exists(), 60, "a guard stands"
     )
     host.run(["rm", "-rf", GUARDS])
+
+
+def at_rest(lab: Lab, before: dict[str, str]) -> None:
+    """Everything is as before, as soon as gossip has seen the host again."""
+    left: list[str] = []
+
+    def same() -> bool:
+        left[:] = difference(without(before), without(lab.snapshot()))
+        return not left
+
+    deadline = time.monotonic() + 60
+    while not same():
+        assert time.monotonic() < deadline, left
 
 
 def without(snapshot: dict[str, str]) -> dict[str, str]:

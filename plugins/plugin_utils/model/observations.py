@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import (
     FULL,
     PATH,
@@ -175,9 +175,11 @@ def observe(fleet: Fleet, plans: dict[str, list[Pair]]) -> list[Observation]:
 
 
 def _end_is_gone(fleet: Fleet, pair: Pair) -> bool:
-    """A container at either end stopped while the run went on: its namespace is missing from the newest reading.
+    """A container at either end stopped while the run went on: the newest reading has its namespace no longer.
 
-    An address without a container is gone when the engine that named it no longer does.
+    Namespaces are told by inode numbers, which the kernel gives away anew at once: one that belongs to another
+    container by now, or lost the address it had, is not the one that was meant. An address without a container is
+    gone when the engine that named it no longer does.
     """
     if pair.kind == "backend":
         source = fleet.hosts.get(pair.src.host or "")
@@ -190,9 +192,21 @@ def _end_is_gone(fleet: Fleet, pair: Pair) -> bool:
         for container in host.facts.containers:
             published = {row.get("host_port") for row in container.get("ports") or []}
             meant = container["id"] == end.container_id or bool(ports & published)
-            if meant and container.get("netns") and host.latest.namespace(container["netns"]) is None:
+            if meant and container.get("netns") and not _still_there(host, container["netns"], end.ip):
                 return True
     return False
+
+
+def _still_there(host: Host, netns: str, ip: str | None) -> bool:
+    """The newest reading has the namespace that the first one had under this number."""
+    before, now = host.facts.namespace(netns), host.latest.namespace(netns)
+    if now is None:
+        return False
+    owners = {container["id"] for container in host.facts.containers if container.get("netns") == netns}
+    if now.container_id and owners and now.container_id not in owners:
+        return False
+    had = ip is not None and before is not None and before.link_of_address(ip) is not None
+    return not had or now.link_of_address(str(ip)) is not None
 
 
 def _forgive_policy(observations: list[Observation]) -> None:

@@ -179,7 +179,7 @@ def test_old_journals_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of guards and journals of a test; returns the file that a change is made to."""
-    monkeypatch.setattr(_guard.Journal.__init__, "__defaults__", (str(tmp_path / "state" / "journal"),))
+    monkeypatch.setattr(_guard.Journal.__init__, "__defaults__", (str(tmp_path / "state" / "journal"), str(tmp_path / "guard")))
     (tmp_path / "file").write_text("before")
     return tmp_path
 
@@ -188,8 +188,9 @@ def make_guard(folder: Path, name: str = "change") -> Guard:
     return Guard(name, str(folder / "guard"))
 
 
-def change(folder: Path, guard: Guard) -> None:
-    guard.journal.file(str(folder / "file"))
+def change(folder: Path) -> None:
+    """What a module does; it is at work no longer when this returns."""
+    Journal("change", guards=str(folder / "guard")).file(str(folder / "file"))
     (folder / "file").write_text("after")
 
 
@@ -203,7 +204,7 @@ def wait_until(path: Path, text: str, seconds: float = 8.0) -> None:
 def test_nobody_comes_and_the_host_undoes_it_by_itself(guarded: Path):
     guard = make_guard(guarded)
     guard.arm(1.0)
-    change(guarded, guard)
+    change(guarded)
     wait_until(guarded / "file", "before")
     undone = make_guard(guarded).call_off()
     assert undone is not None
@@ -215,7 +216,7 @@ def test_nobody_comes_and_the_host_undoes_it_by_itself(guarded: Path):
 def test_called_off_it_undoes_nothing_and_the_journal_stays(guarded: Path):
     guard = make_guard(guarded)
     guard.arm(1.0)
-    change(guarded, guard)
+    change(guarded)
     assert make_guard(guarded).call_off() is None
     time.sleep(1.5)
     assert (guarded / "file").read_text() == "after"
@@ -235,11 +236,47 @@ def test_one_guard_at_a_time(guarded: Path):
 def test_removing_its_folder_does_not_call_it_off(guarded: Path):
     guard = make_guard(guarded)
     guard.arm(1.0)
-    change(guarded, guard)
+    change(guarded)
     for entry in (guarded / "guard").iterdir():
         entry.unlink()
     (guarded / "guard").rmdir()
     wait_until(guarded / "file", "before")
+
+
+def test_who_is_at_work_when_the_time_is_up_is_waited_for(guarded: Path):
+    make_guard(guarded).arm(0.5)
+    journal = Journal("change", guards=str(guarded / "guard"))
+    journal.file(str(guarded / "file"))
+    time.sleep(1.2)
+    (guarded / "file").write_text("after")
+    assert not (guarded / "guard" / "guard-change.json").exists()
+    del journal
+    wait_until(guarded / "file", "before")
+    assert make_guard(guarded).call_off() is not None
+
+
+def test_nothing_is_noted_any_more_once_the_guard_has_rolled_back(guarded: Path):
+    make_guard(guarded).arm(0.5)
+    change(guarded)
+    wait_until(guarded / "file", "before")
+    with pytest.raises(JournalError, match="time was up"):
+        change(guarded)
+    assert (guarded / "file").read_text() == "before"
+    assert not (guarded / "state").exists()
+    assert make_guard(guarded).call_off() is not None
+    change(guarded)
+    assert (guarded / "file").read_text() == "after"
+
+
+def test_who_hangs_is_not_waited_for_forever(guarded: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_journal, "BUSY_SECONDS", 0.5)
+    make_guard(guarded).arm(0.5)
+    journal = Journal("change", guards=str(guarded / "guard"))
+    journal.file(str(guarded / "file"))
+    (guarded / "file").write_text("after")
+    wait_until(guarded / "file", "before")
+    assert journal.entries() == []
+    assert make_guard(guarded).call_off() is not None
 
 
 def test_calling_off_what_was_never_set(guarded: Path):
@@ -249,7 +286,7 @@ def test_calling_off_what_was_never_set(guarded: Path):
 def test_a_journal_that_cannot_be_read_is_told(guarded: Path):
     guard = make_guard(guarded)
     guard.arm(1.0)
-    change(guarded, guard)
+    change(guarded)
     Path(guard.journal.path).write_text("not json\n")
     time.sleep(1.6)
     undone = make_guard(guarded).call_off()

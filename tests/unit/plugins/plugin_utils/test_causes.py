@@ -76,7 +76,8 @@ def test_probes_that_could_not_be_sent_are_no_loss():
     assert any(row["check"].startswith("probes node2") for row in checks_skipped(case))
 
 
-def test_a_container_that_stops_during_the_run_is_no_fault():
+def a_container_that_changes(change):
+    """A fleet whose app-2 answers nobody, and whose namespace is C(change)d in the second reading."""
     fleet = make_fleet(3)
     gone = fleet.hosts["node2"]
     plans = {"first": first_round(fleet)}
@@ -89,12 +90,39 @@ def test_a_container_that_stops_during_the_run_is_no_fault():
         ]
         host.probes["first"] = host.probes["again"] = {"results": rows, "missing": []}
         host.snapshots["again"] = HostFacts(host.name, copy.deepcopy(host.facts.facts))
-    spaces = gone.snapshots["again"].facts["namespaces"]
-    spaces[:] = [space for space in spaces if space["key"] != "12"]
+    facts = copy.deepcopy(gone.facts.facts)
+    change(facts["namespaces"])
+    gone.snapshots["again"] = HostFacts(gone.name, facts)
     case = Case(fleet, observe(fleet, {**plans, "again": plans["first"]}))
     decide_all(case)
+    return case
+
+
+def no_namespace(spaces):
+    spaces[:] = [space for space in spaces if space["key"] != "12"]
+
+
+def of_another_container(spaces):
+    """The kernel gives the number of a namespace that is gone to the next one."""
+    next(space for space in spaces if space["key"] == "12")["container"] = "c9"
+
+
+def without_its_address(spaces):
+    space = next(space for space in spaces if space["key"] == "12")
+    space["addresses"], space["container"] = [{"index": 10, "family": 4, "ip": "10.0.1.99", "prefix": 24}], None
+
+
+@pytest.mark.parametrize("change", [no_namespace, of_another_container, without_its_address])
+def test_a_container_that_stops_during_the_run_is_no_fault(change):
+    case = a_container_that_changes(change)
     assert case.findings == []
     assert {o.verdict() for o in case.observations if "app-2" in (o.pair.src.name, o.pair.dst.name)} == {"untested"}
+
+
+def test_a_container_that_is_still_there_and_answers_nobody_is_a_fault():
+    case = a_container_that_changes(lambda spaces: None)
+    assert [finding.explains for finding in case.findings]
+    assert {o.verdict() for o in case.observations if "app-2" in (o.pair.src.name, o.pair.dst.name)} == {"failed"}
 
 
 def test_a_host_without_an_engine_is_asked_nothing():
