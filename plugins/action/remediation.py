@@ -174,7 +174,10 @@ class ActionModule(ActionBase):
         record["outcomes"] |= noted | {row.pop("id"): row for row in rows}
         folder.write(RECORD, record)
         bad = [step for step in asked if record["outcomes"][step["id"]]["outcome"] == NOT_HELPED]
-        return {"settled": not bad or late, "undo": bad[::-1], "attempt": attempts[str(arguments["round"])]}
+        # What could not be asked yet may be in a moment: containers come back after their engine does.
+        cures = [step["id"] for step in asked if step["kind"] == "cure"]
+        settled = not bad and all(record["outcomes"][name]["outcome"] != RELIEVED for name in cures)
+        return {"settled": settled or late, "undo": bad[::-1], "attempt": attempts[str(arguments["round"])]}
 
     def _recall(self, arguments: Facts, task_vars: Facts) -> Facts:
         """The steps of an earlier repair that are in force, the last first, checked: a record can be edited too."""

@@ -114,8 +114,8 @@ class Journal:
         weakref.finalize(self, os.close, handle)
         if os.path.exists(result_path(self._guards, self.name, GUARD)):
             raise JournalError(
-                "The guard has rolled this change back: its time was up before the change was complete. Nothing more of "
-                "it is done. Where a host is that slow, raise the timeout of the guard (doctor_guard_timeout)."
+                "The guard has rolled this change back: its time was up before the change was complete, and nothing "
+                "more of it is done. Where a host is that slow, raise the guard's timeout (doctor_guard_timeout)."
             )
         self._at_work = True
 

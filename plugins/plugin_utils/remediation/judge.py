@@ -4,9 +4,11 @@
 
 """Did it help? Two reports are compared, the one a repair went by and one made after it, step by step.
 
-A step helped when its finding is gone from its host and each pair that the finding explained works, or is broken by
-something else that was known before. A mitigation leaves its cause in place: there the pairs alone decide, and where
-the probe that failed cannot pass by design (a full-size echo through a clamped path), nothing may have become worse.
+A step helped when its finding is gone from its host and the pairs that the finding explained work. Pairs may still be
+broken by something else that was known before: where none of them works for that reason, or none could be asked, the
+step is kept as applied, and nobody says that it helped. A mitigation leaves its cause in place: there the pairs alone
+decide, and where the probe that failed cannot pass by design (a full-size echo through a clamped path), nothing may
+have become worse.
 """
 
 from __future__ import annotations
@@ -52,35 +54,42 @@ def _judge_one(before: Facts, after: Facts, step: Facts, worse: list[str]) -> Fa
         return _not(f"{step['host']} could not be asked afterwards: {host.get('error') or 'unreachable'}")
     if worse:
         return _not("broken since: " + ", ".join(worse[:3]))
-    broken = [pair for pair in asked if pair["verdict"] in BROKEN and not _other(before, after, pair, step)]
-    still = [finding["id"] for finding in after["findings"] if _same(finding, step)]
+    failing = [pair for pair in asked if pair["verdict"] in BROKEN]
+    broken = [pair for pair in failing if not _other(before, after, pair, step)]
+    works = [pair for pair in asked if pair["verdict"] == "ok"]
     if step["kind"] == "mitigation":
         if not broken:
-            return {"outcome": HELPED, "why": _works(asked)}
+            return _works(works, asked)
         return {"outcome": RELIEVED, "why": f"{len(broken)} pairs still fail in the layer of the cause, which stays"}
+    # A wrong state that breaks nothing any more is no fault, but it may well be why pairs fail.
+    still = [f["id"] for f in after["findings"] if _same(f, step, any_severity=bool(failing) and not works)]
     if still:
         return _not(f"{still[0]} is still found")
     if broken:
         return _not(f"{len(broken)} of {len(asked)} pairs are still broken, first {broken[0]['id']}")
-    return {"outcome": HELPED, "why": _works(asked)}
+    return _works(works, asked)
 
 
 def _not(why: str) -> Facts:
     return {"outcome": NOT_HELPED, "why": why}
 
 
-def _works(asked: list[Facts]) -> str:
+def _works(works: list[Facts], asked: list[Facts]) -> Facts:
+    """What to say when nothing speaks against the step."""
     if not asked:
-        return "the finding is gone"
-    tested = [pair for pair in asked if pair["verdict"] == "ok"]
-    return f"{len(tested)} of {len(asked)} pairs that were broken work"
+        return {"outcome": HELPED, "why": "the finding is gone"}
+    if works:
+        return {"outcome": HELPED, "why": f"{len(works)} of {len(asked)} pairs that were broken work"}
+    others = sorted({name for pair in asked for name in pair["explained_by"]})
+    why = f"something else breaks the pairs: {', '.join(others[:3])}" if others else "the pairs could not be asked"
+    return {"outcome": RELIEVED, "why": f"the finding is gone; {why}"}
 
 
-def _same(finding: Facts, step: Facts) -> bool:
+def _same(finding: Facts, step: Facts, any_severity: bool = False) -> bool:
     """Whether a finding is what the step was to remove."""
     return (
         finding["cause"] in step["causes"]
-        and finding["severity"] in LOUD
+        and (any_severity or finding["severity"] in LOUD)
         and (not finding["hosts"] or step["host"] in finding["hosts"])
         and finding["network"] in (None, step["network"])
     )

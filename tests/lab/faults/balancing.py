@@ -320,6 +320,7 @@ def mesh_fault(variant: str, summary: str, change: Change) -> Fault:
         f"{summary}; its port of the routing mesh is dead (seen by the diagnosis alone)",
         (PUBLISHED, HandMadeMesh(MESH), change),
         expect,
+        stands_in="the routing mesh: the kernel has no IPVS",
     )
 
 

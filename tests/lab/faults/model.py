@@ -149,6 +149,8 @@ class Fault:
     Such a fault is healed only HOLD seconds later: until each host has exchanged its whole table with the others, which
     engines do every 30 s, entries that are back may be withdrawn once more without a word in any log.
     """
+    stands_in: str = ""
+    """What the lab made in the place of an engine that cannot make it here, nor make it anew: no repair to be measured."""
     residue: str = ""
     """What healing cannot take back, and why."""
 

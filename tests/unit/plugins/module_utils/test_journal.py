@@ -179,7 +179,8 @@ def test_old_journals_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of guards and journals of a test; returns the file that a change is made to."""
-    monkeypatch.setattr(_guard.Journal.__init__, "__defaults__", (str(tmp_path / "state" / "journal"), str(tmp_path / "guard")))
+    folders = (str(tmp_path / "state" / "journal"), str(tmp_path / "guard"))
+    monkeypatch.setattr(_guard.Journal.__init__, "__defaults__", folders)
     (tmp_path / "file").write_text("before")
     return tmp_path
 

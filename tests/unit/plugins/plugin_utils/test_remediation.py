@@ -203,7 +203,23 @@ def test_it_did_not_help_when_pairs_stay_broken_for_no_known_reason():
 
 def test_another_fault_that_was_known_is_not_held_against_it():
     other = finding("underlay-unreachable", ("node3",))
-    assert outcome(report(finding(), other), after("failed", other)) == "helped"
+    now = after("failed", other)
+    now["pairs"][0]["explained_by"] = [other["id"]]
+    [row] = judge(report(finding(), other), now, [step()])
+    assert row["outcome"] == "applied"
+    assert other["id"] in row["why"]
+
+
+def test_a_wrong_state_that_seems_to_break_nothing_is_still_there_when_its_pairs_fail():
+    """Another cause took the pairs over: the control pairs that told them apart are not asked again."""
+    other = finding("ipvs-missing", ("node3",))
+    now = after("failed", other, finding(severity="info"))
+    now["pairs"][0]["explained_by"] = [other["id"]]
+    assert outcome(report(finding(), other), now) == "did not help"
+
+
+def test_pairs_that_could_not_be_asked_show_nothing():
+    assert outcome(report(finding()), after("untested")) == "applied"
 
 
 def test_a_pair_that_worked_and_does_not_any_more_speaks_against_it():
