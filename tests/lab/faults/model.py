@@ -150,7 +150,7 @@ class Fault:
     engines do every 30 s, entries that are back may be withdrawn once more without a word in any log.
     """
     stands_in: str = ""
-    """What the lab made in the place of an engine that cannot make it here, nor make it anew: no repair to be measured."""
+    """What the lab made in the place of an engine that cannot make it here: it would not make it anew in a repair."""
     residue: str = ""
     """What healing cannot take back, and why."""
 

@@ -109,6 +109,30 @@ class ForgottenPaths:
 
 
 @dataclasses.dataclass(frozen=True)
+class NewConnections:
+    """The TCP connections of the host with the others are made anew, as if the path had always been what it is.
+
+    One from before still sends segments of the old size: the Swarm's own would stall at the first message of that size.
+    """
+
+    seconds: float = 30.0
+
+    def apply(self, place: Place) -> None:
+        peers = [host for host in place.lab.docker_hosts if host is not place.host]
+        for peer in peers:
+            place.host.run(["ss", "-K", "-Htn", "state", "established", "dst", peer.address])
+        if not state.wait_for(lambda: self._joined(place.host), self.seconds, 0.5):
+            raise state.LabError(f"{place.host.name} has no connection to a manager of its Swarm any more")
+
+    def _joined(self, host: Host) -> bool:
+        ports = "( sport = 2377 or dport = 2377 )"
+        return bool(host.run(["ss", "-Htn", "state", "established", ports]).stdout)
+
+    def undo(self, place: Place, saved: None) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
 class Proof:
     """Changes nothing: waits until a page between two containers stalls, or goes on coming, each way as said.
 
@@ -213,6 +237,7 @@ FAULTS = (
         f"{TOO_LARGE}:clamped",
         "the network takes 1400 bytes from and to one host, and clamps the TCP of the hosts themselves",
         clamped('iifname "$port"', 'oifname "$port"'),
+        NewConnections(),
         Proof(stalls=(*BOTH, ("host", "other"))),
     ),
     fault(
