@@ -36,6 +36,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.report.schema imp
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder, RunFolderError, safe_name
 
 RECORD = "remediation.json"
+IN_FORCE = (HELPED, RELIEVED)
 MAX_REPORT = 64 << 20
 
 
@@ -165,25 +166,25 @@ class ActionModule(ActionBase):
         folder, record = _record(arguments["run_dir"])
         steps = _steps_of(record, arguments["round"])
         noted = _noted(folder, steps)
+        record["outcomes"] |= noted
         asked = [step for step in steps if step["id"] not in noted]
-        rows = judge(read_report(record["report"]), read_report(arguments["after"]), asked)
+        rows = _judged(record, read_report(arguments["after"]), asked)
+        unasked = [row["id"] for row in rows if not row.pop("asked")]
         begun = record.setdefault("begun", {}).setdefault(str(arguments["round"]), time.time())
         late = time.time() - begun > arguments["settle"]
         attempts = record.setdefault("attempts", {})
         attempts[str(arguments["round"])] = attempts.get(str(arguments["round"]), 0) + 1
-        record["outcomes"] |= noted | {row.pop("id"): row for row in rows}
+        record["outcomes"] |= {row.pop("id"): row for row in rows}
         folder.write(RECORD, record)
-        bad = [step for step in asked if record["outcomes"][step["id"]]["outcome"] == NOT_HELPED]
+        bad = [step for step in asked if _outcome(record, step) == NOT_HELPED]
         # What could not be asked yet may be in a moment: containers come back after their engine does.
-        cures = [step["id"] for step in asked if step["kind"] == "cure"]
-        settled = not bad and all(record["outcomes"][name]["outcome"] != RELIEVED for name in cures)
-        return {"settled": settled or late, "undo": bad[::-1], "attempt": attempts[str(arguments["round"])]}
+        settled = late or not (bad or unasked)
+        return {"settled": settled, "undo": bad[::-1], "attempt": attempts[str(arguments["round"])]}
 
     def _recall(self, arguments: Facts, task_vars: Facts) -> Facts:
         """The steps of an earlier repair that are in force, the last first, checked: a record can be edited too."""
         folder, record = _record(arguments["run_dir"])
-        steps = [step for entry in record["rounds"] for step in entry["steps"]]
-        kept = [step for step in steps if record["outcomes"].get(step["id"], {}).get("outcome") in (HELPED, RELIEVED)]
+        kept = [step for step in _all_steps(record) if _outcome(record, step) in IN_FORCE]
         hosts = self._hosts(task_vars)
         for step in kept:
             if step["host"] not in hosts:
@@ -191,6 +192,7 @@ class ActionModule(ActionBase):
                     f"{step['host']} is not among the hosts of this play, and step {step['id']} is."
                 )
             step["variables"] = complete(step["role"], step["variables"])
+        folder.write(RECORD, {**record, "undoing": [step["id"] for step in kept]})
         return {"run_dir": folder.path, "undo": kept[::-1]}
 
     def _say(self, arguments: Facts, task_vars: Facts) -> Facts:
@@ -198,6 +200,7 @@ class ActionModule(ActionBase):
         for number in range(len(record["rounds"])):
             record["outcomes"] |= _noted(folder, _steps_of(record, number))
         path = folder.write(RECORD, record)
+        record["options"]["apply"] = record["options"]["apply"] and not self._task.check_mode
         Display().display(story.tell(record, path))
         counts: dict[str, int] = {}
         for row in record["outcomes"].values():
@@ -233,6 +236,30 @@ def _record(run_dir: str) -> tuple[RunFolder, Facts]:
     if record is None:
         raise RunFolderError(f"{folder.path} holds no plan ({RECORD}).")
     return folder, record
+
+
+def _all_steps(record: Facts) -> list[Facts]:
+    return [step for entry in record["rounds"] for step in entry["steps"]]
+
+
+def _outcome(record: Facts, step: Facts) -> str | None:
+    found: str | None = record["outcomes"].get(step["id"], {}).get("outcome")
+    return found
+
+
+def _judged(record: Facts, after: Facts, asked: list[Facts]) -> list[Facts]:
+    """What became of these steps, and of those before them that could not be seen to help while something was left."""
+    before = read_report(record["report"])
+    steps = _all_steps(record)
+    waiting = [step for step in steps if step not in asked and _outcome(record, step) not in (*IN_FORCE, OUTDATED)]
+    planned = {name for step in steps for name in step["findings"]}
+    left = {finding["id"] for finding in before["findings"] if finding["id"] not in planned}
+    left |= {name for step in waiting for name in step["findings"]}
+    names = {pair["id"] for pair in after["pairs"]}
+    unseen = [step for step in steps if _outcome(record, step) == RELIEVED and step["kind"] == "cure"]
+    unseen = [step for step in unseen if step not in asked and names.intersection(step["explains"])]
+    seen = [row for row in judge(before, after, unseen, left) if row["outcome"] == HELPED]
+    return judge(before, after, asked, left) + seen
 
 
 def _steps_of(record: Facts, number: int) -> list[Facts]:

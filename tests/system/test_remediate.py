@@ -90,6 +90,22 @@ def test_with_consent_it_is_applied_and_verified_and_a_second_run_has_nothing_to
     assert difference(before, lab.snapshot()) == []
 
 
+def test_two_hosts_that_break_the_same_path_are_both_repaired(lab: Lab, tmp_path: Path) -> None:
+    """The first step alone brings nothing back between the two: that is not held against it."""
+    before = lab.snapshot()
+    with lab.broken("data-udp-blocked-host-fw", "node2"), lab.broken("data-udp-blocked-host-fw", "node3"):
+        done = remediate(lab.write_inventory(tmp_path / "inventory.ini"), tmp_path / "run", doctor_apply=True)
+        assert done.code == 0, done.output
+        assert list(done.outcomes.values()) == ["helped", "helped"], done.output
+        assert "wait for data-udp-blocked-host-fw@node3" in " ".join(done.output.split())
+        assert lab.survey().broken == set()
+        undone = roll_back(tmp_path / "inventory.ini", done)
+        assert undone.code == 0, undone.output
+        assert "2 steps TAKEN BACK" in undone.output
+        assert lab.survey().broken != set()
+    at_rest(lab, before)
+
+
 def test_what_does_not_help_is_taken_back_byte_for_byte(lab: Lab, report: Run, tmp_path: Path) -> None:
     edited(report, {"ip_forwarding_interfaces": ["eth0"]})
     before = lab.snapshot()

@@ -5,10 +5,10 @@
 """Did it help? Two reports are compared, the one a repair went by and one made after it, step by step.
 
 A step helped when its finding is gone from its host and the pairs that the finding explained work. Pairs may still be
-broken by something else that was known before: where none of them works for that reason, or none could be asked, the
-step is kept as applied, and nobody says that it helped. A mitigation leaves its cause in place: there the pairs alone
-decide, and where the probe that failed cannot pass by design (a full-size echo through a clamped path), nothing may
-have become worse.
+broken by what is not removed yet: another cause, or the same one on a host whose turn comes later. Where none of them
+works for that reason, the step is kept as applied, and nobody says that it helped until a later round shows it. A
+mitigation leaves its cause in place: there the pairs alone decide, and where the probe that failed cannot pass by
+design (a full-size echo through a clamped path), nothing may have become worse.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ OUTDATED, TAKEN_BACK = "outdated", "taken back"
 BROKEN = ("failed", "degraded")
 
 
-def judge(before: Facts, after: Facts, steps: t.Sequence[Facts]) -> list[Facts]:
-    """For each step C({id, outcome, why})."""
+def judge(before: Facts, after: Facts, steps: t.Sequence[Facts], left: t.Collection[str] = ()) -> list[Facts]:
+    """For each step C({id, outcome, why, asked}); C(asked) is false where its pairs could not be asked at all.
+
+    @param left: ids of the findings of C(before) that are not removed yet, also of these steps' own on other hosts.
+    """
     worse = _worse(before, after)
-    return [{"id": step["id"], **_judge_one(before, after, step, worse)} for step in steps]
+    return [{"id": step["id"], "asked": True, **_judge_one(before, after, step, worse, left)} for step in steps]
 
 
 def outdated(now: Facts, step: Facts) -> str | None:
@@ -46,7 +49,7 @@ def outdated(now: Facts, step: Facts) -> str | None:
     return f"the report is older than the state: {', '.join(step['causes'])} is no longer found on {step['host']}"
 
 
-def _judge_one(before: Facts, after: Facts, step: Facts, worse: list[str]) -> Facts:
+def _judge_one(before: Facts, after: Facts, step: Facts, worse: list[str], left: t.Collection[str]) -> Facts:
     pairs = {pair["id"]: pair for pair in after["pairs"]}
     asked = [pairs[name] for name in step["explains"] if name in pairs]
     host = after["hosts"].get(step["host"]) or {}
@@ -54,35 +57,31 @@ def _judge_one(before: Facts, after: Facts, step: Facts, worse: list[str]) -> Fa
         return _not(f"{step['host']} could not be asked afterwards: {host.get('error') or 'unreachable'}")
     if worse:
         return _not("broken since: " + ", ".join(worse[:3]))
-    failing = [pair for pair in asked if pair["verdict"] in BROKEN]
-    broken = [pair for pair in failing if not _other(before, after, pair, step)]
+    failing = {pair["id"]: _others(before, after, pair, step, left) for pair in asked if pair["verdict"] in BROKEN}
+    broken = [name for name, others in failing.items() if not others]
     works = [pair for pair in asked if pair["verdict"] == "ok"]
-    if step["kind"] == "mitigation":
-        if not broken:
-            return _works(works, asked)
+    if step["kind"] == "mitigation" and broken:
         return {"outcome": RELIEVED, "why": f"{len(broken)} pairs still fail in the layer of the cause, which stays"}
-    # A wrong state that breaks nothing any more is no fault, but it may well be why pairs fail.
-    still = [f["id"] for f in after["findings"] if _same(f, step, any_severity=bool(failing) and not works)]
-    if still:
-        return _not(f"{still[0]} is still found")
-    if broken:
-        return _not(f"{len(broken)} of {len(asked)} pairs are still broken, first {broken[0]['id']}")
-    return _works(works, asked)
+    if step["kind"] == "cure":
+        # A wrong state that breaks nothing any more is no fault, but it may well be why pairs fail.
+        still = [f["id"] for f in after["findings"] if _same(f, step, any_severity=bool(failing) and not works)]
+        if still:
+            return _not(f"{still[0]} is still found")
+        if broken:
+            return _not(f"{len(broken)} of {len(asked)} pairs are still broken, first {broken[0]}")
+    others = sorted({name for names in failing.values() for name in names})
+    wait = f"wait for {', '.join(others[:3])}"
+    if not asked:
+        return {"outcome": HELPED, "why": "the finding is gone"}
+    if works:
+        rest = f", the others {wait}" if others else ""
+        return {"outcome": HELPED, "why": f"{len(works)} of {len(asked)} pairs that were broken work{rest}"}
+    why = f"its pairs {wait}" if others else "its pairs could not be asked"
+    return {"outcome": RELIEVED, "why": why, "asked": bool(others)}
 
 
 def _not(why: str) -> Facts:
     return {"outcome": NOT_HELPED, "why": why}
-
-
-def _works(works: list[Facts], asked: list[Facts]) -> Facts:
-    """What to say when nothing speaks against the step."""
-    if not asked:
-        return {"outcome": HELPED, "why": "the finding is gone"}
-    if works:
-        return {"outcome": HELPED, "why": f"{len(works)} of {len(asked)} pairs that were broken work"}
-    others = sorted({name for pair in asked for name in pair["explained_by"]})
-    why = f"something else breaks the pairs: {', '.join(others[:3])}" if others else "the pairs could not be asked"
-    return {"outcome": RELIEVED, "why": f"the finding is gone; {why}"}
 
 
 def _same(finding: Facts, step: Facts, any_severity: bool = False) -> bool:
@@ -95,12 +94,20 @@ def _same(finding: Facts, step: Facts, any_severity: bool = False) -> bool:
     )
 
 
-def _other(before: Facts, after: Facts, pair: Facts, step: Facts) -> bool:
-    """Whether something that was known before, and is not this step's, breaks the pair now."""
-    known = {(finding["cause"], tuple(finding["hosts"])) for finding in before["findings"]}
-    reasons = [finding for finding in after["findings"] if finding["id"] in pair["explained_by"]]
-    return bool(reasons) and all(
-        (finding["cause"], tuple(finding["hosts"])) in known and not _same(finding, step) for finding in reasons
+def _others(before: Facts, after: Facts, pair: Facts, step: Facts, left: t.Collection[str]) -> list[str]:
+    """The findings that break a pair besides: those of before that are left, or all that explains it now, if known."""
+    then = next((row["explained_by"] for row in before["pairs"] if row["id"] == pair["id"]), [])
+    others = [name for name in then if name in left]
+    now = [finding for finding in after["findings"] if finding["id"] in pair["explained_by"]]
+    if all(_known(before, finding) and not _same(finding, step) for finding in now):
+        others += [finding["id"] for finding in now if finding["id"] not in others]
+    return others
+
+
+def _known(before: Facts, finding: Facts) -> bool:
+    """Whether a finding was there before, on these hosts or on more."""
+    return any(
+        old["cause"] == finding["cause"] and {*finding["hosts"]} <= {*old["hosts"]} for old in before["findings"]
     )
 
 

@@ -24,31 +24,44 @@ GOOD = (HELPED, RELIEVED, OUTDATED, TAKEN_BACK)
 
 
 def failures(record: Facts) -> list[str]:
-    """The steps that did not do what they were for, one line each."""
-    steps = [step["id"] for entry in record["rounds"] for step in entry["steps"]]
-    rows = {name: record["outcomes"].get(name, NOT_REACHED) for name in steps}
-    return [f"{name} {row['outcome']}: {row['why']}" for name, row in rows.items() if row["outcome"] not in GOOD]
+    """The steps that did not do what they were for, one line each. Of a repair that is undone, only what is undone."""
+    good = GOOD if record.get("undoing") is None else (TAKEN_BACK,)
+    rows = {step["id"]: record["outcomes"].get(step["id"], NOT_REACHED) for step in _steps(record)}
+    return [f"{name} {row['outcome']}: {row['why']}" for name, row in rows.items() if row["outcome"] not in good]
 
 
 def tell(record: Facts, path: str) -> str:
     """The summary of a repair whose record was written to C(path)."""
-    steps = [step for entry in record["rounds"] for step in entry["steps"]]
+    steps = _steps(record)
     applied = record["options"]["apply"]
     lines = [RULE, _headline(steps, record, applied), RULE]
     for step in steps:
         lines += _step(step, record["outcomes"].get(step["id"]), applied)
-    lines += _not_done(record["refused"])
-    lines += _by_hand(record["manual"])
-    lines += _next(steps, record, applied, path)
+    if record.get("undoing") is None:
+        lines += _not_done(record["refused"])
+        lines += _by_hand(record["manual"])
+        lines += _next(steps, record, applied, path)
     return "\n".join([*lines, f"record: {path}"])
 
 
+def _steps(record: Facts) -> list[Facts]:
+    """All steps; those that are undone, where this is about that."""
+    undoing = record.get("undoing")
+    steps = [step for entry in record["rounds"] for step in entry["steps"]]
+    return [step for step in steps if undoing is None or step["id"] in undoing]
+
+
 def _headline(steps: list[Facts], record: Facts, applied: bool) -> str:
+    bad = len(failures(record))
+    if record.get("undoing") is not None and steps and not applied:
+        return f"crosshost.doctor repair: {_count(steps)} would be TAKEN BACK, nothing changed"
+    if record.get("undoing") is not None:
+        left = f"{bad} of {_count(steps)} NOT TAKEN BACK" if bad else f"{_count(steps)} TAKEN BACK"
+        return "crosshost.doctor repair: " + (left if steps else "nothing is in force that could be taken back")
     if not steps:
         return "crosshost.doctor repair: nothing to do"
     if not applied:
         return f"crosshost.doctor repair: {_count(steps)} SHOWN, nothing changed"
-    bad = len(failures(record))
     return f"crosshost.doctor repair: {_count(steps)}, " + (f"{bad} DID NOT HELP" if bad else "DONE")
 
 

@@ -170,7 +170,7 @@ def test_all_variables_are_set_each_time():
 
 def step(**more: Any) -> Facts:
     base = {"id": "1-x", "host": "node2", "causes": ["if-forwarding-off"], "network": None, "kind": "cure"}
-    return {**base, "explains": ["a>b"], **more}
+    return {**base, "findings": ["if-forwarding-off@node2"], "explains": ["a>b"], **more}
 
 
 def after(verdict: str, *findings: Facts) -> Facts:
@@ -219,7 +219,29 @@ def test_a_wrong_state_that_seems_to_break_nothing_is_still_there_when_its_pairs
 
 
 def test_pairs_that_could_not_be_asked_show_nothing():
-    assert outcome(report(finding()), after("untested")) == "applied"
+    [row] = judge(report(finding()), after("untested"), [step()])
+    assert (row["outcome"], row["asked"]) == ("applied", False)
+
+
+def test_a_pair_that_two_causes_break_waits_for_both():
+    """As the fleet said it: after one of the two, something new seemed to explain the pair."""
+    other = finding("multi-nic-rpfilter", ("node1",))
+    before = report(finding(), other)
+    now = after("failed", finding("underlay-unreachable", ("node1", "node2")))
+    [row] = judge(before, now, [step()], left=[other["id"]])
+    assert (row["outcome"], row["asked"]) == ("applied", True)
+    assert other["id"] in row["why"]
+    [row] = judge(before, now, [step()])
+    assert row["outcome"] == "did not help"
+
+
+def test_a_finding_of_two_hosts_is_not_held_against_the_first_of_them():
+    both = finding(hosts=("node2", "node3"))
+    now = after("failed", finding(hosts=("node3",)))
+    now["pairs"][0]["explained_by"] = [now["findings"][0]["id"]]
+    own = step(findings=[both["id"]])
+    assert [row["outcome"] for row in judge(report(both), now, [own], left=[both["id"]])] == ["applied"]
+    assert [row["outcome"] for row in judge(report(both), after("failed"), [own])] == ["did not help"]
 
 
 def test_a_pair_that_worked_and_does_not_any_more_speaks_against_it():
@@ -275,3 +297,20 @@ def test_what_is_only_shown_names_host_risk_and_the_way_on():
     assert "risk  little" in text
     assert "doctor_apply=true" in text
     assert "doctor_undo" not in text
+
+
+def test_an_undone_repair_tells_what_was_undone_and_fails_for_nothing_else():
+    outcomes = {"1-ip_forwarding": {"outcome": "did not help", "why": "still found"}}
+    back = {**outcomes, "2-ip_forwarding": {"outcome": "taken back", "why": "as the operator asked"}}
+    done = {**record(back), "undoing": ["2-ip_forwarding"]}
+    assert story.failures(done) == []
+    text = story.tell(done, "/run/remediation.json")
+    assert "1 step TAKEN BACK" in text
+    assert "node2" not in text
+    half = {**record({**back, "2-ip_forwarding": {"outcome": "helped", "why": "once"}}), "undoing": ["2-ip_forwarding"]}
+    assert len(story.failures(half)) == 1
+    assert "1 of 1 step NOT TAKEN BACK" in story.tell(half, "/run/remediation.json")
+    shown = {**record(back, apply=False), "undoing": ["2-ip_forwarding"]}
+    assert "would be TAKEN BACK" in story.tell(shown, "/run/remediation.json")
+    nothing = {**record(outcomes), "undoing": []}
+    assert "nothing is in force" in story.tell(nothing, "/run/remediation.json")
