@@ -145,10 +145,10 @@ class ActionModule(ActionBase):
 
     def _confirm(self, arguments: Facts, task_vars: Facts) -> Facts:
         folder, record = _record(arguments["run_dir"])
-        after = read_report(arguments["after"])
+        before, after = read_report(record["report"]), read_report(arguments["after"])
         rounds = []
         for entry in record["rounds"]:
-            gone = {step["id"]: why for step in entry["steps"] if (why := outdated(after, step))}
+            gone = {step["id"]: why for step in entry["steps"] if (why := outdated(before, after, step))}
             for step_id, why in gone.items():
                 record["outcomes"][step_id] = {"outcome": OUTDATED, "why": why}
             left = [step for step in entry["steps"] if step["id"] not in gone]

@@ -107,9 +107,9 @@ class Cause:
     """An entry of the catalogue: what it is and how it is decided.
 
     C(decide) takes the case and yields findings. C(stage) orders the causes: all but STATE only look at pairs
-    that nothing before them explains. C(remedy) is what repairs it, in a sentence. C(rules_out) tells of another
-    cause's finding why this one is not what broke its pairs: what was read that speaks against it, or None where
-    it was no alternative or nothing was read.
+    that nothing before them explains. C(remedy) is what repairs it, in a sentence. C(packets): only step 3, which
+    follows packets and measures path MTUs, sees it. C(rules_out) tells of another cause's finding why this one is not
+    what broke its pairs: what was read that speaks against it, or None where it was no alternative or nothing was read.
     """
 
     id: str
@@ -119,6 +119,7 @@ class Cause:
     decide: t.Callable[[Case], t.Iterable[Finding]]
     stage: int = STATE
     remedy: str = ""
+    packets: bool = False
     rules_out: t.Callable[[Case, Finding], str | None] | None = None
 
 

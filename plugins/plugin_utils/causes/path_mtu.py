@@ -595,6 +595,7 @@ CAUSES = [
         "fits; a clean result inside an overlay, whose outer packets may be fragmented",
         _only(TOO_LARGE),
         stage=UNDERLAY,
+        packets=True,
         remedy="recreate the network with the path's MTU as its option, or raise the path's",
         rules_out=path_is_wide,
     ),
@@ -606,6 +607,7 @@ CAUSES = [
         "carry no DF and are fragmented instead",
         decide_black_hole,
         stage=UNDERLAY,
+        packets=True,
         remedy="let ICMP fragmentation-needed through, or raise the MTU behind that router",
     ),
     Cause(
@@ -615,6 +617,7 @@ CAUSES = [
         "fragments that are lost on a path where everything is; a switch that takes less cannot fragment at all",
         _only(FRAGMENTS),
         stage=UNDERLAY,
+        packets=True,
         remedy="make the overlay fit the path, or let fragments through",
     ),
 ]

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import typing as t
+
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes import (
     addressing,
     arp,
@@ -87,6 +89,11 @@ CAUSES: list[Cause] = sorted((cause for family in FAMILIES for cause in family.C
 
 # Findings at info that are no wrong setting: what is meant to be so, and what could be better.
 WRONG = {cause.id for cause in CAUSES} - {"isolated-by-design", "node-not-active", "posture"}
+
+
+def seen_by_packets_alone(causes: t.Collection[str]) -> bool:
+    """Whether steps 1 and 2 see none of these causes."""
+    return all(cause.packets or cause.stage >= TRACED for cause in CAUSES if cause.id in causes)
 
 
 def decide_all(case: Case) -> None:

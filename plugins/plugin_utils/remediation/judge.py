@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry import seen_by_packets_alone
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import LOUD
 
 Facts = dict[str, t.Any]
@@ -33,10 +34,11 @@ def judge(before: Facts, after: Facts, steps: t.Sequence[Facts], left: t.Collect
     return [{"id": step["id"], "asked": True, **_judge_one(before, after, step, worse, left)} for step in steps]
 
 
-def outdated(now: Facts, step: Facts) -> str | None:
-    """Why a step is not needed any more, by a report made just now; None while it is.
+def outdated(before: Facts, now: Facts, step: Facts) -> str | None:
+    """Why a step is not needed any more, by a report of steps 1 and 2 made just now; None while it is.
 
-    Causes that only step 3 can see are not looked for again: there the pairs tell.
+    Causes that only step 3 can see are not looked for again: there the pairs tell that failed, and where none did (a
+    path that is slow, or that a sender has learned by now), nothing speaks against the report.
     """
     if any(_same(finding, step) for finding in now["findings"]):
         return None
@@ -46,6 +48,9 @@ def outdated(now: Facts, step: Facts) -> str | None:
     host = now["hosts"].get(step["host"]) or {}
     if host.get("error") or not host.get("reachable", True):
         return f"{step['host']} cannot be asked whether it still is so: {host.get('error') or 'unreachable'}"
+    failed = [row["id"] for row in before["pairs"] if row["verdict"] == "failed" and row["id"] in step["explains"]]
+    if not failed and seen_by_packets_alone(step["causes"]):
+        return None
     return f"the report is older than the state: {', '.join(step['causes'])} is no longer found on {step['host']}"
 
 
@@ -71,6 +76,8 @@ def _judge_one(before: Facts, after: Facts, step: Facts, worse: list[str], left:
             return _not(f"{len(broken)} of {len(asked)} pairs are still broken, first {broken[0]}")
     others = sorted({name for names in failing.values() for name in names})
     wait = f"wait for {', '.join(others[:3])}"
+    if not asked and seen_by_packets_alone(step["causes"]):
+        return {"outcome": RELIEVED, "why": "whether it is gone, only a new diagnosis can see"}
     if not asked:
         return {"outcome": HELPED, "why": "the finding is gone"}
     if works:
@@ -96,7 +103,7 @@ def _same(finding: Facts, step: Facts, any_severity: bool = False) -> bool:
 
 def _others(before: Facts, after: Facts, pair: Facts, step: Facts, left: t.Collection[str]) -> list[str]:
     """The findings that break a pair besides: those of before that are left, or all that explains it now, if known."""
-    then = next((row["explained_by"] for row in before["pairs"] if row["id"] == pair["id"]), [])
+    then: list[str] = next((row["explained_by"] for row in before["pairs"] if row["id"] == pair["id"]), [])
     others = [name for name in then if name in left]
     now = [finding for finding in after["findings"] if finding["id"] in pair["explained_by"]]
     if all(_known(before, finding) and not _same(finding, step) for finding in now):

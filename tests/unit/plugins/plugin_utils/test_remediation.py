@@ -264,10 +264,23 @@ def test_a_mitigation_is_kept_though_its_cause_stays():
 
 
 def test_a_report_older_than_the_state_is_noticed():
-    assert outdated(after("ok"), step())
-    assert outdated(after("ok", finding()), step()) is None
-    assert outdated(after("failed"), step()) is None
-    assert outdated(after("ok", finding(hosts=("node3",))), step())
+    before = report(finding())
+    assert outdated(before, after("ok"), step())
+    assert outdated(before, after("ok", finding()), step()) is None
+    assert outdated(before, after("failed"), step()) is None
+    assert outdated(before, after("ok", finding(hosts=("node3",))), step())
+
+
+def test_what_only_packets_show_is_not_outdated_because_state_does_not_show_it():
+    """A kernel that has been told a path's MTU meanwhile: steps 1 and 2 see nothing of it, before and after."""
+    seen = step(causes=["overlay-mtu-gt-path"])
+    before = report(finding("overlay-mtu-gt-path"))
+    assert outdated(before, after("ok"), seen)  # its pair failed, and works now
+    before["pairs"][0]["verdict"] = "degraded"
+    assert outdated(before, after("ok"), seen) is None
+    assert outdated(before, after("ok"), step())
+    for causes, expected in ((["overlay-mtu-gt-path"], "applied"), (["if-forwarding-off"], "helped")):
+        assert outcome(before, after("ok"), causes=causes, explains=[]) == expected
 
 
 # ---- telling
