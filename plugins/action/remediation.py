@@ -26,7 +26,12 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.judge
     judge,
     outdated,
 )
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import DOMAIN, Options, plan
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import (
+    DOMAIN,
+    Options,
+    plan,
+    with_pairs,
+)
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.variables import (
     Facts,
     VariablesError,
@@ -36,6 +41,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.report.schema imp
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder, RunFolderError, safe_name
 
 RECORD = "remediation.json"
+REJOIN_SECONDS = 150  # an engine that was restarted is found again by the others' gossip once a minute
 IN_FORCE = (HELPED, RELIEVED)
 MAX_REPORT = 64 << 20
 
@@ -141,7 +147,7 @@ class ActionModule(ActionBase):
         for name in ("after", "outcomes"):  # of an earlier repair by the same report
             shutil.rmtree(folder.file(name), ignore_errors=True)
         folder.write(RECORD, record)
-        return {"run_dir": folder.path, "rounds": _with_pairs(found["rounds"])}
+        return {"run_dir": folder.path, "rounds": with_pairs(found["rounds"], report)}
 
     def _confirm(self, arguments: Facts, task_vars: Facts) -> Facts:
         folder, record = _record(arguments["run_dir"])
@@ -154,7 +160,7 @@ class ActionModule(ActionBase):
             left = [step for step in entry["steps"] if step["id"] not in gone]
             rounds.append({"hosts": sorted({step["host"] for step in left}), "steps": left})
         folder.write(RECORD, record)
-        return {"rounds": _with_pairs(rounds)}
+        return {"rounds": with_pairs(rounds, before)}
 
     def _note(self, arguments: Facts, task_vars: Facts) -> Facts:
         folder = RunFolder(arguments["run_dir"])
@@ -171,7 +177,8 @@ class ActionModule(ActionBase):
         rows = _judged(record, read_report(arguments["after"]), asked)
         unasked = [row["id"] for row in rows if not row.pop("asked")]
         begun = record.setdefault("begun", {}).setdefault(str(arguments["round"]), time.time())
-        late = time.time() - begun > arguments["settle"]
+        patience = max(arguments["settle"], REJOIN_SECONDS if any(step["disruptive"] for step in steps) else 0)
+        late = time.time() - begun > patience
         attempts = record.setdefault("attempts", {})
         attempts[str(arguments["round"])] = attempts.get(str(arguments["round"]), 0) + 1
         record["outcomes"] |= {row.pop("id"): row for row in rows}
@@ -270,10 +277,3 @@ def _steps_of(record: Facts, number: int) -> list[Facts]:
 def _noted(folder: RunFolder, steps: list[Facts]) -> Facts:
     found = {step["id"]: folder.read(f"outcomes/{safe_name(step['id'])}.json") for step in steps}
     return {name: row for name, row in found.items() if row}
-
-
-def _with_pairs(rounds: list[Facts]) -> list[Facts]:
-    """Each round with the pairs to ask again after it."""
-    return [
-        {**entry, "pairs": sorted({pair for step in entry["steps"] for pair in step["explains"]})} for entry in rounds
-    ]

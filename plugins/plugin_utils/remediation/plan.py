@@ -232,3 +232,14 @@ def _rounds(
                     waiting.remove(name)
             rounds.append([step for step in kept if step.host in batch])
     return rounds
+
+
+def with_pairs(rounds: t.Sequence[Facts], report: Facts) -> list[Facts]:
+    """Each round with the pairs to ask again after it: what it is to mend, and all that it interrupts."""
+    found = []
+    for entry in rounds:
+        pairs = {pair for step in entry["steps"] for pair in step["explains"]}
+        stopped = {step["host"] for step in entry["steps"] if step["disruptive"]}
+        pairs |= {pair["id"] for pair in report["pairs"] if stopped & {pair["src"]["host"], pair["dst"]["host"]}}
+        found.append({**entry, "pairs": sorted(pairs)})
+    return found

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation import story
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.judge import judge, outdated
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import Options, plan
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.plan import Options, plan, with_pairs
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.variables import VariablesError, complete
 
 Facts = dict[str, Any]
@@ -163,6 +163,21 @@ def test_no_value_gets_through_that_the_role_does_not_declare(values: Facts):
 
 def test_all_variables_are_set_each_time():
     assert complete("ip_forwarding", {})["ip_forwarding_interfaces"] == []
+
+
+def test_what_interrupts_a_host_is_followed_by_questions_to_all_its_pairs():
+    made = report(finding())
+    ends = [{"host": "node2"}, {"host": "node3"}, {"host": None}]
+    made["pairs"] = [
+        {"id": name, "src": ends[src], "dst": ends[dst]}
+        for name, src, dst in (("b>c", 0, 1), ("b>x", 0, 2), ("c>x", 1, 2))
+    ]
+    quiet, loud = (
+        plan(report(finding(remedies=[remedy(disruptive=disruptive)])), FLEET, Options(allow_disruption=True)).public()
+        for disruptive in (False, True)
+    )
+    assert [entry["pairs"] for entry in with_pairs(quiet["rounds"], made)] == [["a>b"]]
+    assert [entry["pairs"] for entry in with_pairs(loud["rounds"], made)] == [["a>b", "b>c", "b>x"]]
 
 
 # ---- judging
