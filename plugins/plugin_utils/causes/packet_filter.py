@@ -467,7 +467,16 @@ def _remedies(case: Case, members: list[Drop]) -> list[Remedy]:
     steps = roles.firewall_ports(
         host, rules.values(), first.direction, {(flow.protocol, flow.port) for flow in asked}, peers
     )
+    if _answers(members):
+        steps = [roles.NOBODY]  # the role accepts questions: with their answers dropped, nothing would be gained
     return [_remedy(step, _opening(case, members)) for step in steps]
+
+
+def _answers(members: list[Drop]) -> list[str]:
+    """The TCP answers, in words, that the rules drop together with the questions they are about."""
+    purpose = min((drop.purpose for drop in members), key=ORDER.index)
+    flows = [flow for drop in members for flow in drop.flows if flow.purpose == purpose != REACH]
+    return sorted({f"{flow.protocol} from port {flow.port}" for flow in flows if flow.reply})
 
 
 def _remedy(step: roles.Step, manual: list[str]) -> Remedy:
@@ -487,6 +496,8 @@ def _opening(case: Case, members: list[Drop]) -> list[str]:
         ports = sorted({(flow.protocol, flow.port) for flow in drop.flows if flow.port and not flow.reply})
         owner = owner_of(drop.rule, case.host(drop.host))
         lines += opening(drop.rule, owner, drop.host, drop.direction, peers, ports)
+    if answers := _answers(members):
+        lines.append(f"there as well, what answers them ({', '.join(answers)}), of connections that are established")
     return list(dict.fromkeys(lines))
 
 

@@ -4,16 +4,19 @@
 
 """A network card that gets tunnel checksums wrong, and only when it is asked to fill them in.
 
-Run as ``python3 -I -S card.py PORT BRIDGE TUNNEL_PORT inner|outer`` in the fabric. It takes the tunnel packets that
+Run as ``python3 -I -S card.py PORT BRIDGE TUNNEL_PORT inner|outer PIDFILE`` in the fabric; the file with its number is
+there as soon as it works. It takes the tunnel packets that
 come in at the host's port, which the fabric's rules must drop, and hands them to the bridge as bytes: what the sender
 left to its card to fill in is then wrong for good. A sender that fills in its checksums itself is not affected.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import sys
+from pathlib import Path
 
 SOL_PACKET, PACKET_AUXDATA, PACKET_OUTGOING = 263, 8, 4
 TP_STATUS_CSUMNOTREADY = 1 << 3
@@ -37,13 +40,16 @@ def spoil(frame: bytearray, start: int, mode: str) -> None:
 
 
 def main() -> int:
-    port, bridge, tunnel, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    port, bridge, tunnel, mode, numbers = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], Path(sys.argv[5])
     receive = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     receive.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     receive.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
     receive.bind((port, ETH_P_ALL))
     send = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     send.bind((bridge, 0))
+    unfinished = numbers.with_suffix(".part")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(numbers)
     while True:
         data, ancillary, _flags, address = receive.recvmsg(MTU_ROOM, 128)
         start = tunnel_header(data, tunnel)
