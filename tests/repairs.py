@@ -146,8 +146,9 @@ def run(names: list[str], labs: int) -> list[Case]:
 
 
 def told(case: Case) -> Case:
-    word = "helps" if not case["problems"] else "WRONG"
-    roles = ", ".join(f"{step['role']} {step['outcome']}" for step in case.get("steps", [])) or "no role"
+    steps = [f"{step['role']} {step['outcome']}" for step in case.get("steps", [])]
+    word = "WRONG" if case["problems"] else "helps" if steps else "hand "
+    roles = ", ".join(steps) or "nothing that a role could do"
     print(f"{word}  {case['name']}: {roles}  {case.get('seconds')} s", flush=True)
     for problem in case["problems"]:
         print(f"       {problem}", flush=True)
