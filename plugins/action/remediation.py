@@ -37,6 +37,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.remediation.varia
     VariablesError,
     complete,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies.catalogue import ROWS
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.report.schema import problems
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import RunFolder, RunFolderError, safe_name
 
@@ -115,7 +116,8 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail("doctor_report=last: there is no report in this directory. Leave it out.")
             return {"report": ""}
         age = time.time() - os.path.getmtime(newest)
-        if not asked and (age > arguments["max_age"] or not self._of_this_play(newest, task_vars)):
+        stale = age > arguments["max_age"] or _is_used(newest)
+        if not asked and (stale or not self._of_this_play(newest, task_vars)):
             return {"report": ""}
         Display().display(f"Going by {newest}, of {age / 60:.0f} minutes ago. Without it: -e doctor_report=new")
         return {"report": os.path.abspath(newest)}
@@ -141,9 +143,18 @@ class ActionModule(ActionBase):
             guard_timeout=arguments["guard_timeout"],
             run_id=f"{report['run_id']}-{time.strftime('%H%M%S', time.gmtime())}",
         )
-        found = plan(report, self._hosts(task_vars), options).public()
+        hosts = self._hosts(task_vars)
+        known = {*hosts, *ROWS, *report["hosts"], *(finding["id"] for finding in report["findings"])}
+        if unknown := [name for name in options.only if name not in known]:
+            what = "neither a cause, nor a host of this play, nor the id of a finding of this report"
+            raise AnsibleActionFail(f"doctor_only: {', '.join(unknown)[:200]}: {what}.")
+        found = plan(report, hosts, options).public()
         folder = RunFolder(os.path.dirname(arguments["report"]))
-        record = {"report": arguments["report"], "options": vars(options), **found, "outcomes": {}}
+        earlier = _in_force(folder.read(RECORD) or {})
+        outcomes = {step["journal"]: step.pop("was") for step in earlier}
+        earlier = [{**step, "id": step["journal"]} for step in earlier]
+        record = {"report": arguments["report"], "options": vars(options), **found}
+        record |= {"outcomes": outcomes, "earlier": earlier}
         for name in ("after", "outcomes"):  # of an earlier repair by the same report
             shutil.rmtree(folder.file(name), ignore_errors=True)
         folder.write(RECORD, record)
@@ -191,7 +202,7 @@ class ActionModule(ActionBase):
     def _recall(self, arguments: Facts, task_vars: Facts) -> Facts:
         """The steps of an earlier repair that are in force, the last first, checked: a record can be edited too."""
         folder, record = _record(arguments["run_dir"])
-        kept = [step for step in _all_steps(record) if _outcome(record, step) in IN_FORCE]
+        kept = _in_force(record)
         hosts = self._hosts(task_vars)
         for step in kept:
             if step["host"] not in hosts:
@@ -204,6 +215,7 @@ class ActionModule(ActionBase):
 
     def _say(self, arguments: Facts, task_vars: Facts) -> Facts:
         folder, record = _record(arguments["run_dir"])
+        record["outcomes"] |= _noted(folder, record["earlier"])
         for number in range(len(record["rounds"])):
             record["outcomes"] |= _noted(folder, _steps_of(record, number))
         path = folder.write(RECORD, record)
@@ -245,8 +257,22 @@ def _record(run_dir: str) -> tuple[RunFolder, Facts]:
     return folder, record
 
 
+def _is_used(report: str) -> bool:
+    """Whether a repair by this report is in force: what it says of the fleet is no longer so."""
+    record = RunFolder(os.path.dirname(report)).read(RECORD) or {"report": None}
+    same = record["report"] == os.path.abspath(report)
+    return same and any(_outcome(record, step) in IN_FORCE for step in _all_steps(record))
+
+
 def _all_steps(record: Facts) -> list[Facts]:
     return [step for entry in record["rounds"] for step in entry["steps"]]
+
+
+def _in_force(record: Facts) -> list[Facts]:
+    """Steps that can be taken back, the first one first, with their outcomes; also of repairs before in this folder."""
+    steps = [*record["earlier"], *_all_steps(record)] if record else []
+    kept = [step for step in steps if _outcome(record, step) in IN_FORCE]
+    return [{**step, "was": record["outcomes"][step["id"]]} for step in kept]
 
 
 def _outcome(record: Facts, step: Facts) -> str | None:

@@ -66,13 +66,16 @@ class RunFolder:
         return folder
 
     def forget(self) -> None:
-        """Remove what an earlier run left in this folder; a folder that is no run's is refused, not emptied."""
+        """Remove what an earlier run left in this folder; a folder that is no run's is refused, not emptied.
+
+        The record of a repair stays: it tells how to take back what is in force.
+        """
         earlier = self.read("run.json")
         if not isinstance(earlier, dict) or not {"run_id", "collection_version"} <= earlier.keys():
             raise RunFolderError(f"{self.path} holds a run.json that no run wrote. Give another doctor_report_dir.")
         for name in ("hosts", "plan", "captures", "evidence", "after", "outcomes"):
             shutil.rmtree(self.file(name), ignore_errors=True)
-        for name in ("run.json", "report.json", "remediation.json"):
+        for name in ("run.json", "report.json"):
             if os.path.exists(self.file(name)):
                 os.unlink(self.file(name))
 

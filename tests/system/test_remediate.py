@@ -84,7 +84,11 @@ def test_with_consent_it_is_applied_and_verified_and_a_second_run_has_nothing_to
     assert again.code == 0, again.output
     assert again.report["verdict"] == "healthy"
     assert "nothing to do" in again.output
-    undone = roll_back(tmp_path / "inventory.ini", done)
+    same = repair(lab, tmp_path, doctor_apply=True)  # in the folder of the repair: nobody may lose the way back
+    assert same.code == 0, same.output
+    assert same.report["verdict"] == "healthy", "the report that was gone by is used up"
+    assert "nothing to do" in same.output
+    undone = roll_back(tmp_path / "inventory.ini", same)
     assert undone.code == 0, undone.output
     assert list(undone.outcomes.values()) == ["taken back"]
     assert difference(before, lab.snapshot()) == []

@@ -48,7 +48,9 @@ def _steps(record: Facts) -> list[Facts]:
     """All steps; those that are undone, where this is about that."""
     undoing = record.get("undoing")
     steps = [step for entry in record["rounds"] for step in entry["steps"]]
-    return [step for step in steps if undoing is None or step["id"] in undoing]
+    if undoing is None:
+        return steps
+    return [step for step in [*record["earlier"], *steps] if step["id"] in undoing]
 
 
 def _headline(steps: list[Facts], record: Facts, applied: bool) -> str:
@@ -98,8 +100,11 @@ def _by_hand(manual: list[Facts]) -> list[str]:
 
 
 def _next(steps: list[Facts], record: Facts, applied: bool, path: str) -> list[str]:
-    if applied and any(row["outcome"] in (HELPED, RELIEVED) for row in record["outcomes"].values()):
-        return wrapped("undo", f"the same command with -e doctor_undo={os.path.dirname(path)} takes it back")
-    if not steps or applied:
-        return []
-    return wrapped("next", "the same command with -e doctor_apply=true applies it and asks the failed pairs again")
+    lines = []
+    if steps and not applied:
+        lines += wrapped(
+            "next", "the same command with -e doctor_apply=true applies it and asks the failed pairs again"
+        )
+    if any(row["outcome"] in (HELPED, RELIEVED) for row in record["outcomes"].values()):
+        lines += wrapped("undo", f"the same command with -e doctor_undo={os.path.dirname(path)} takes it back")
+    return lines

@@ -303,7 +303,7 @@ def test_what_only_packets_show_is_not_outdated_because_state_does_not_show_it()
 
 def record(outcomes: Facts, apply: bool = True) -> Facts:
     made = plan(report(finding(hosts=("node2", "node3"))), FLEET, Options(apply=apply)).public()
-    return {**made, "options": {"apply": apply}, "outcomes": outcomes}
+    return {**made, "options": {"apply": apply}, "outcomes": outcomes, "earlier": []}
 
 
 def test_a_step_that_was_never_reached_is_not_told_as_done():
@@ -342,3 +342,11 @@ def test_an_undone_repair_tells_what_was_undone_and_fails_for_nothing_else():
     assert "would be TAKEN BACK" in story.tell(shown, "/run/remediation.json")
     nothing = {**record(outcomes), "undoing": []}
     assert "nothing is in force" in story.tell(nothing, "/run/remediation.json")
+
+
+def test_what_a_repair_before_left_in_force_is_undone_with_it():
+    done = record({"run1-1-rp_filter": {"outcome": "taken back", "why": "as the operator asked"}})
+    earlier = {**done["rounds"][0]["steps"][0], "id": "run1-1-rp_filter", "role": "rp_filter"}
+    undone = {**done, "rounds": [], "earlier": [earlier], "undoing": ["run1-1-rp_filter"]}
+    assert story.failures(undone) == []
+    assert "rp_filter" in story.tell(undone, "/run/remediation.json")
