@@ -219,7 +219,8 @@ class ActionModule(ActionBase):
         for number in range(len(record["rounds"])):
             record["outcomes"] |= _noted(folder, _steps_of(record, number))
         path = folder.write(RECORD, record)
-        record["options"]["apply"] = record["options"]["apply"] and not self._task.check_mode
+        done = record["options"]["apply"] or record.get("undoing") is not None
+        record["options"]["apply"] = done and not self._task.check_mode
         Display().display(story.tell(record, path))
         counts: dict[str, int] = {}
         for row in record["outcomes"].values():
@@ -288,6 +289,10 @@ def _judged(record: Facts, after: Facts, asked: list[Facts]) -> list[Facts]:
     planned = {name for step in steps for name in step["findings"]}
     left = {finding["id"] for finding in before["findings"] if finding["id"] not in planned}
     left |= {name for step in waiting for name in step["findings"]}
+    there = {(name, step["host"]) for step in steps for name in step["findings"]}
+    left |= {
+        row["finding"] for row in record["refused"] for host in row["hosts"] if (row["finding"], host) not in there
+    }
     names = {pair["id"] for pair in after["pairs"]}
     unseen = [step for step in steps if _outcome(record, step) == RELIEVED and step["kind"] == "cure"]
     unseen = [step for step in unseen if step not in asked and names.intersection(step["explains"])]

@@ -87,13 +87,16 @@ def plan(report: Facts, hosts: t.Mapping[str, t.Mapping[str, t.Any]], options: O
         found.refused += refused
         found.manual += [_by_hand(finding, remedy) for remedy in finding["remedies"] if not remedy["role"]]
         for remedy in chosen:
-            for host in remedy["hosts"] or finding["hosts"]:
-                if options.only and not _named(finding, host, options.only):
-                    continue
-                if host not in hosts:
-                    found.refused.append(_refusal(finding, remedy, host, f"{host} is not among the hosts of this play"))
-                    continue
-                _add(steps, finding, remedy, host, options)
+            places = remedy["hosts"] or finding["hosts"]
+            wanted = [host for host in places if not options.only or _named(finding, host, options.only)]
+            for host in wanted:
+                if host in hosts:
+                    _add(steps, finding, remedy, host, options)
+            for why, left in (
+                ("doctor_only leaves it out", [host for host in places if host not in wanted]),
+                ("not among the hosts of this play", [host for host in wanted if host not in hosts]),
+            ):
+                found.refused += [_refusal(finding, remedy, left, why)] if left else []
     found.rounds = _rounds(list(steps.values()), report, hosts, options, found.refused)
     return found
 
@@ -132,12 +135,11 @@ def _choose(finding: Facts, options: Options) -> tuple[list[Facts], list[Facts]]
     return allowed, refused + [_refusal(finding, remedy, None, "the cure makes it unnecessary") for remedy in relief]
 
 
-def _refusal(finding: Facts, remedy: Facts, host: str | None, why: str) -> Facts:
-    hosts = [host] if host else remedy["hosts"] or finding["hosts"]
+def _refusal(finding: Facts, remedy: Facts, hosts: list[str] | None, why: str) -> Facts:
     return {
         "finding": finding["id"],
         "cause": finding["cause"],
-        "hosts": hosts,
+        "hosts": hosts or remedy["hosts"] or finding["hosts"],
         "role": remedy["role"],
         "kind": remedy["kind"],
         "risk": remedy["risk"],

@@ -76,6 +76,7 @@ def test_info_is_left_alone_unless_it_is_named():
 def test_only_confines_the_hosts_of_a_finding():
     found = plan(report(finding(hosts=("node2", "node3"))), FLEET, Options(only=["node3"]))
     assert hosts_of(found.rounds) == [["node3"]]
+    assert (found.refused[0]["hosts"], found.refused[0]["why"]) == (["node2"], "doctor_only leaves it out")
 
 
 def test_a_cure_that_interrupts_waits_for_its_consent_and_relief_comes_first():
@@ -96,7 +97,7 @@ def test_what_only_a_person_can_do_is_told():
 def test_a_host_outside_of_the_play_is_refused_not_touched():
     found = plan(report(finding(hosts=("node2", "node9"))), FLEET, Options())
     assert hosts_of(found.rounds) == [["node2"]]
-    assert "node9 is not among" in found.refused[0]["why"]
+    assert (found.refused[0]["hosts"], found.refused[0]["why"]) == (["node9"], "not among the hosts of this play")
 
 
 @pytest.mark.parametrize(
