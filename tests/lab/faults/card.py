@@ -4,7 +4,7 @@
 
 """A network card that gets tunnel checksums wrong, and only when it is asked to fill them in.
 
-Run as ``python3 -I -S card.py PORT BRIDGE TUNNEL_PORT inner|outer PIDFILE`` in the fabric; the file with its number is
+Run as ``python3 -I -S -c TEXT PORT BRIDGE TUNNEL_PORT inner|outer PIDFILE`` in the fabric; the file with its number is
 there as soon as it works. It takes the tunnel packets that
 come in at the host's port, which the fabric's rules must drop, and hands them to the bridge as bytes: what the sender
 left to its card to fill in is then wrong for good. A sender that fills in its checksums itself is not affected.

@@ -55,7 +55,8 @@ class Card:
     mode: str
 
     def apply(self, place: Place) -> str:
-        program = ["/usr/bin/python3", "-I", "-S", str(Path(__file__).with_name("card.py"))]
+        # As text: a host has a /tmp of its own, and this file may be in the machine's.
+        program = ["/usr/bin/python3", "-I", "-S", "-c", Path(__file__).with_name("card.py").read_text()]
         pids = "/run/lab-card.pid"
         words = [*program, place.host.port, network.BRIDGE, str(TUNNEL_PORT), self.mode, pids]
         netns = f"--net={place.lab.fabric.netns}"
