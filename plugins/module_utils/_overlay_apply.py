@@ -28,8 +28,12 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._overlay_record i
 READ_SECONDS = 30.0
 PAUSE = 1.0
 NO_END = 124  # as timeout(1) says it
-LEFTOVER_SECONDS = 10.0
+LEFTOVER_SECONDS = 10.0  # for the engine's own part in a network that is removed
 ADDRESS_SECONDS = 20.0  # a host may hear late of a network that is new
+KEPT = (
+    "The Swarm has removed the network, and this host's engine keeps its copy. Restart the engine (systemctl restart "
+    "docker) and run this again: it goes on where it ended."
+)
 Runner = Callable[[Command, float], tuple[int, str, str]]
 
 
@@ -232,10 +236,22 @@ def recreate(engine: Engine, network: Network, record: Record, seconds: float) -
             for member in network.services:
                 engine.do(member.off, deadline)
             if network.recreate_old:
+                _let_go(engine, network.name, deadline)
                 engine.do(network.remove, deadline, patient=True)
             _create(engine, network, deadline)
     finally:
         _services_back(engine, network.name, record, time.monotonic() + seconds)
+
+
+def _let_go(engine: Engine, name: str, deadline: float) -> None:
+    """Wait until the engine has no endpoint on the network any more, its own load balancer's included.
+
+    That comes off by itself, a moment after the last container. An engine that is told of the removal before keeps its
+    copy of the network, and then no other of that name can be made on it.
+    """
+    end = min(deadline, time.monotonic() + LEFTOVER_SECONDS)
+    while (engine.network(name) or {}).get("Containers") and time.monotonic() < end:
+        time.sleep(PAUSE)
 
 
 def _create(engine: Engine, network: Network, deadline: float) -> None:
@@ -248,8 +264,10 @@ def _create(engine: Engine, network: Network, deadline: float) -> None:
             engine.do(network.create, min(deadline, time.monotonic() + LEFTOVER_SECONDS), patient=True)
             return
         except OverlayError as exc:
-            if "already exists" not in str(exc) or time.monotonic() + LEFTOVER_SECONDS > deadline:
+            if "already exists" not in str(exc):
                 raise
+            if time.monotonic() + LEFTOVER_SECONDS > deadline:
+                raise OverlayError(f"{exc} {KEPT}") from exc
         with contextlib.suppress(OverlayError):
             engine.do(network.remove, time.monotonic() + READ_SECONDS)
 

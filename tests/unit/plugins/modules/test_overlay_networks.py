@@ -78,9 +78,14 @@ class Fleet:
         self.container_on = True
         self.done: list[Command] = []
         self.fails: dict[str, int] = {}
+        self.error = "in use by task"
+        self.endpoint_left = 0  # so often the engine's own endpoint is still seen on the network
 
     def run(self, words: Command, seconds: float) -> tuple[int, str, str]:
         said = " ".join(words[1:])
+        if self.network and said.startswith("network inspect") and not self.service_on:
+            self.network["Containers"] = {"lb-app": {"Name": "app-endpoint"}} if self.endpoint_left else {}
+            self.endpoint_left = max(0, self.endpoint_left - 1)
         answers = {
             "info": "true\n",
             "network ls": "app\n" if self.network else "",
@@ -96,7 +101,7 @@ class Fleet:
         for start, left in self.fails.items():
             if said.startswith(start) and left:
                 self.fails[start] = left - 1
-                return 1, "", "in use by task"
+                return 1, "", self.error
         self.done.append(words)
         self.change(words)
         return 0, "", ""
@@ -184,6 +189,23 @@ def test_the_network_is_asked_again_while_tasks_are_still_on_it(fleet: Fleet, re
     fleet.fails["network rm"] = 3
     recreate(fleet, record)
     assert fleet.network and fleet.network["Options"][planning.MTU_OPTION] == "1400"
+
+
+def test_the_network_is_removed_only_when_the_engine_has_let_go_of_it(fleet: Fleet, record: Record) -> None:
+    """Seen once in six: removed a moment too early, the engine's own copy stayed, and none could be made anew."""
+    fleet.endpoint_left = 3
+    recreate(fleet, record)
+    assert fleet.endpoint_left == 0
+    assert ["docker", "network", "rm", "app"] in fleet.done
+
+
+def test_a_copy_that_the_engine_keeps_is_told_with_what_to_do(
+    fleet: Fleet, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "LEFTOVER_SECONDS", 0.1)
+    fleet.fails["network create"], fleet.error = 1000, "network with name app already exists"
+    with pytest.raises(OverlayError, match="systemctl restart docker"):
+        recreate(fleet, record, seconds=1.0)
 
 
 def test_containers_come_off_and_go_back_as_they_were(fleet: Fleet, record: Record) -> None:
