@@ -50,7 +50,7 @@ class Host:
         (root / "etc/systemd/system/multi-user.target.wants").mkdir(parents=True)
         (root / "proc").mkdir()
         monkeypatch.setattr(filter_accept, "ROOT", str(root))
-        monkeypatch.setattr(_journal.Journal.__init__, "__defaults__", (str(root / "journal"),))
+        monkeypatch.setattr(_journal.Journal.__init__, "__defaults__", (str(root / "journal"), str(root / "guard")))
 
     def state(self) -> dict[str, Any]:
         files = {
