@@ -215,7 +215,7 @@ class ActionModule(ActionBase):
 
     def _say(self, arguments: Facts, task_vars: Facts) -> Facts:
         folder, record = _record(arguments["run_dir"])
-        record["outcomes"] |= _noted(folder, record["earlier"])
+        record["outcomes"] |= _noted(folder, record.get("earlier", []))
         for number in range(len(record["rounds"])):
             record["outcomes"] |= _noted(folder, _steps_of(record, number))
         path = folder.write(RECORD, record)
@@ -260,18 +260,18 @@ def _record(run_dir: str) -> tuple[RunFolder, Facts]:
 
 def _is_used(report: str) -> bool:
     """Whether a repair by this report is in force: what it says of the fleet is no longer so."""
-    record = RunFolder(os.path.dirname(report)).read(RECORD) or {"report": None}
-    same = record["report"] == os.path.abspath(report)
+    record = RunFolder(os.path.dirname(report)).read(RECORD) or {}
+    same = record.get("report") == os.path.abspath(report)
     return same and any(_outcome(record, step) in IN_FORCE for step in _all_steps(record))
 
 
 def _all_steps(record: Facts) -> list[Facts]:
-    return [step for entry in record["rounds"] for step in entry["steps"]]
+    return [step for entry in record.get("rounds", []) for step in entry["steps"]]
 
 
 def _in_force(record: Facts) -> list[Facts]:
     """Steps that can be taken back, the first one first, with their outcomes; also of repairs before in this folder."""
-    steps = [*record["earlier"], *_all_steps(record)] if record else []
+    steps = [*record.get("earlier", []), *_all_steps(record)]
     kept = [step for step in steps if _outcome(record, step) in IN_FORCE]
     return [{**step, "was": record["outcomes"][step["id"]]} for step in kept]
 
@@ -302,7 +302,7 @@ def _judged(record: Facts, after: Facts, asked: list[Facts]) -> list[Facts]:
 
 def _steps_of(record: Facts, number: int) -> list[Facts]:
     steps = record["rounds"][number]["steps"] if number < len(record["rounds"]) else []
-    return [step for step in steps if record["outcomes"].get(step["id"], {}).get("outcome") != OUTDATED]
+    return [step for step in steps if _outcome(record, step) != OUTDATED]
 
 
 def _noted(folder: RunFolder, steps: list[Facts]) -> Facts:

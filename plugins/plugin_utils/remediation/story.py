@@ -50,7 +50,7 @@ def _steps(record: Facts) -> list[Facts]:
     steps = [step for entry in record["rounds"] for step in entry["steps"]]
     if undoing is None:
         return steps
-    return [step for step in [*record["earlier"], *steps] if step["id"] in undoing]
+    return [step for step in [*record.get("earlier", []), *steps] if step["id"] in undoing]
 
 
 def _headline(steps: list[Facts], record: Facts, applied: bool) -> str:
