@@ -95,4 +95,4 @@ def build(supervisor: Supervisor) -> None:
     }
     state.write_record(spec.name, record)
     supervisor.say(step="convergence")
-    Lab(spec.name, record).wait_converged(90)
+    Lab(spec.name, record).wait_converged()

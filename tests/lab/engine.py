@@ -10,6 +10,7 @@ import io
 import json
 import secrets
 import shutil
+import signal
 import tarfile
 import time
 from collections.abc import Callable, Iterable
@@ -105,17 +106,28 @@ def start_sshd(host: Host) -> None:
     host.run(["/usr/sbin/sshd", "-f", "/etc/ssh/sshd_config"])
 
 
-def start_engine(host: Host, timeout: float = 60.0) -> None:
+def start_engine(host: Host, timeout: float = 120.0) -> None:
     """Start dockerd and wait until it answers; nothing to do if it does already."""
     if engine_answers(host):
         return
     host.path("/run/docker.pid").unlink(missing_ok=True)
     host.start(["dockerd"], log=DOCKERD_LOG)
     if not state.wait_for(lambda: engine_answers(host), timeout, 0.1):
-        tail = host.path(DOCKERD_LOG).read_text(errors="replace").splitlines()[-8:]
+        raise state.LabError(f"dockerd on {host.name} does not answer after {timeout:.0f} s{_log_end(host)}")
+
+
+def stop_engine(host: Host, number: int = signal.SIGTERM, timeout: float = 120.0) -> None:
+    """Signal dockerd and wait until it is gone; on a busy machine an orderly end takes more than half a minute."""
+    pid = host.path("/run/docker.pid").read_text().strip()
+    host.run(["kill", f"-{int(number)}", pid])
+    if not state.wait_for(lambda: not host.path(f"/proc/{pid}").exists(), timeout, 0.1):
         raise state.LabError(
-            f"dockerd on {host.name} does not answer after {timeout:.0f} s; its log ends:\n" + "\n".join(tail)
+            f"dockerd on {host.name} survives signal {int(number)} for {timeout:.0f} s{_log_end(host)}"
         )
+
+
+def _log_end(host: Host) -> str:
+    return "; its log ends:\n" + "\n".join(host.path(DOCKERD_LOG).read_text(errors="replace").splitlines()[-8:])
 
 
 def started(host: Host, name: str) -> bool:

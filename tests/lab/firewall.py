@@ -43,7 +43,7 @@ def firewalld_runs(host: Host) -> bool:
     return host.run(["firewall-cmd", "--state"], check=False).returncode == 0
 
 
-def start_firewalld(host: Host, timeout: float = 30.0) -> None:
+def start_firewalld(host: Host, timeout: float = 90.0) -> None:
     """Start the system bus and firewalld, and wait until it answers; nothing to do if it does already."""
     start_bus(host)
     if firewalld_runs(host):
@@ -59,7 +59,7 @@ def start_bus(host: Host) -> None:
         return
     host.path(BUS).mkdir(exist_ok=True)
     host.start(["dbus-daemon", "--system", "--nofork", "--nopidfile", "--nosyslog"], log="/var/log/dbus.log")
-    if not state.wait_for(host.path(f"{BUS}/system_bus_socket").exists, 10):
+    if not state.wait_for(host.path(f"{BUS}/system_bus_socket").exists, 30):
         raise state.LabError(f"the system bus of {host.name} does not come up; see its /var/log/dbus.log")
 
 
@@ -85,7 +85,7 @@ def end(host: Host, name: str) -> None:
 
     if found := running():
         host.run(["kill", *found], check=False)
-    if not state.wait_for(lambda: not running(), 15, 0.1):
+    if not state.wait_for(lambda: not running(), 60, 0.1):
         raise state.LabError(f"{name} on {host.name} does not end")
 
 

@@ -52,7 +52,7 @@ class Namespace:
 
     netns: str
 
-    def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 30, input: str | None = None) -> Result:
+    def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 60, input: str | None = None) -> Result:
         return execute(["nsenter", f"--net={self.netns}", "--", *argv], check, timeout, input)
 
 
@@ -114,7 +114,7 @@ class Host:
         argv: Sequence[str],
         *,
         check: bool = True,
-        timeout: float = 30,
+        timeout: float = 60,
         input: str | None = None,
         netns: str | None = None,
     ) -> Result:
@@ -294,7 +294,7 @@ class Lab:
             reasons.append(f"{type(error).__name__}: {error}")
         return reasons
 
-    def wait_converged(self, timeout: float = 60.0, hold: float = 0.0) -> None:
+    def wait_converged(self, timeout: float = 180.0, hold: float = 0.0) -> None:
         """Wait until the lab is whole; whether it is before ``hold`` seconds have passed does not count."""
         begun = time.monotonic()
         time.sleep(hold)
@@ -315,7 +315,7 @@ class Lab:
 
         failed = reboot(self, host if isinstance(host, Host) else self.host(host))
         if wait and not failed:
-            self.wait_converged(120)
+            self.wait_converged()
         return failed
 
     # ---- faults
@@ -332,7 +332,7 @@ class Lab:
 
         healed = apply.heal(self, fault, host)
         if wait and not self.present():
-            self.wait_converged(120, max((entry.hold for entry, _host in healed), default=0))
+            self.wait_converged(hold=max((entry.hold for entry, _host in healed), default=0))
         return [f"{entry.name} on {name}" for entry, name in healed]
 
     def present(self) -> list[tuple[str, str]]:
@@ -372,7 +372,7 @@ class Lab:
         return take(self)
 
 
-def take_down(name: str, timeout: float = 60.0) -> bool:
+def take_down(name: str, timeout: float = 120.0) -> bool:
     """Take a lab down by its name, in whatever state it is; False if there is none."""
     path = state.directory(name)
     if not path.is_dir():

@@ -163,7 +163,7 @@ def cgroup_roots() -> list[Path]:
     )
 
 
-def remove_cgroups(name: str, timeout: float = 10.0) -> list[Path]:
+def remove_cgroups(name: str, timeout: float = 60.0) -> list[Path]:
     """Remove the lab's control groups bottom-up, also while their last processes still exit; return what stayed."""
 
     def attempt() -> bool:
@@ -189,7 +189,7 @@ def clear(name: str) -> None:
     records = [json.loads(line) for line in processes.read_text().splitlines()] if processes.exists() else []
     for record in records:
         kill(record)
-    wait_for(lambda: not any(alive(record) for record in records), 10)
+    wait_for(lambda: not any(alive(record) for record in records), 60)
     stuck = remove_cgroups(name)
     if stuck:
         raise LabError(f"control groups of lab {name!r} are still busy: {', '.join(map(str, stuck))}")

@@ -161,7 +161,7 @@ class Supervisor:
                 child.wait(10)
             except subprocess.TimeoutExpired:
                 child.kill()
-        state.wait_for(lambda: not any(state.alive(record) for record in self.inits), 10)
+        state.wait_for(lambda: not any(state.alive(record) for record in self.inits), 60)
 
     def run(self) -> None:
         try:

@@ -50,7 +50,7 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
 
     A fault that takes long to heal has the lab built anew: ask the lab for its hosts and inventory in the test itself.
     """
-    session_lab.wait_converged(90)
+    session_lab.wait_converged()
     yield session_lab
     if session_lab.present():
         session_lab.heal()

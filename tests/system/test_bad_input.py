@@ -104,7 +104,7 @@ def test_containers_that_come_and_go_are_no_fault(lab: Lab, tmp_path: Path) -> N
     finally:
         stop.set()
         worker.join()
-        lab.wait_converged(60)
+        lab.wait_converged()
     assert done.code == 0, done.output
     assert "Traceback" not in done.output
     assert done.loud == [], done.loud

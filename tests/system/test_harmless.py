@@ -21,8 +21,7 @@ from tests.playbook import command, environment
 from tests.system.expectations import run
 
 RUN_BASE = "/run/crosshost.doctor"
-OUTLIVES = 30.0  # seconds: what a killed run may still be busy with on a host
-LISTENS = 45.0  # and how long taps wait for somebody who will not come
+OUTLIVES = 120.0  # seconds: what a killed run may still be busy with on a host, also on a machine that does much else
 
 
 def test_every_host_is_byte_identical_after_a_diagnosis(lab: Lab, tmp_path: Path) -> None:
@@ -43,6 +42,17 @@ def test_a_diagnosis_in_check_mode_is_the_same_diagnosis(lab: Lab, tmp_path: Pat
     assert difference(before, lab.snapshot()) == []
 
 
+def wait_ended(host: Host, baseline: int, seconds: float) -> None:
+    """Wait until a run's processes have ended; else say what they are, and what they wait for."""
+    deadline = time.monotonic() + seconds
+    while len(python_processes(host)) > baseline:
+        if time.monotonic() > deadline:
+            script = "for p in /proc/[0-9]*; do grep -qs python3 $p/cmdline && head $p/wchan && ls -l $p/fd; done"
+            held = host.run(["sh", "-c", script], check=False).stdout
+            pytest.fail(f"{host.name} still runs {python_processes(host)} after {seconds:.0f} s\n{held}")
+        time.sleep(0.1)
+
+
 def python_processes(host: Host) -> list[str]:
     lines = host.run(["ps", "-eo", "pid,args"]).stdout.splitlines()
     return [line for line in lines if "python3" in line and "ps -eo" not in line]
@@ -59,16 +69,12 @@ def test_a_run_that_is_cut_short_leaves_nothing_running_and_the_next_clears_up(
             command(inventory, folder), stdout=output, stderr=output, env=environment(), start_new_session=True
         )
         wanted = "Probe]" if after == "path_probe" else "Read cluster"
-        wait(lambda: wanted in (tmp_path / "output").read_text(), 60, f"no task {wanted}")
+        wait(lambda: wanted in (tmp_path / "output").read_text(), 180, f"no task {wanted}")
         time.sleep(0.3)
         os.killpg(playbook.pid, number)
         playbook.wait(timeout=60)
     for host in lab.docker_hosts:
-        wait(
-            lambda host=host: len(python_processes(host)) <= baseline[host.name],  # type: ignore[misc]
-            OUTLIVES,
-            f"{host.name} still runs {python_processes(host)}",
-        )
+        wait_ended(host, baseline[host.name], OUTLIVES)
         assert [p.name for p in host.path("/tmp").iterdir() if "ansible" in p.name or "crosshost" in p.name] == []
     done = run(lab, tmp_path)
     assert done.report["verdict"] == "healthy"
@@ -89,17 +95,13 @@ def test_taps_that_nobody_closes_close_themselves(lab: Lab, tmp_path: Path) -> N
             env=environment(),
             start_new_session=True,
         )
-        wait(lambda: "Send marked probes]" in (tmp_path / "output").read_text(), 120, "no task Send marked probes")
+        wait(lambda: "Send marked probes]" in (tmp_path / "output").read_text(), 180, "no task Send marked probes")
         os.killpg(playbook.pid, signal.SIGKILL)
         playbook.wait(timeout=60)
         listening = [host.name for host in lab.docker_hosts if len(python_processes(host)) > baseline[host.name]]
         assert listening, "nobody listened: this proves nothing"
         for host in lab.docker_hosts:
-            wait(
-                lambda host=host: len(python_processes(host)) <= baseline[host.name],  # type: ignore[misc]
-                LISTENS,
-                f"{host.name} still runs {python_processes(host)}",
-            )
+            wait_ended(host, baseline[host.name], OUTLIVES)
         done = run(lab, tmp_path)
         assert [finding["cause"] for finding in done.loud] == ["data-udp-blocked-host-fw"]
         for host in lab.docker_hosts:

@@ -81,7 +81,7 @@ class Traces:
             found.append(str(state.directory(self.name)))
         return found
 
-    def gone(self, timeout: float = 20.0) -> list[str]:
+    def gone(self, timeout: float = 60.0) -> list[str]:
         """Wait until nothing is left; return what stayed."""
         state.wait_for(lambda: not self.left(), timeout, 0.2)
         return self.left()
@@ -132,7 +132,7 @@ def end_by_killing_both(lab: Lab) -> None:
     assert state.kill(supervisor)
     assert state.kill(watchdog)
     hosts = [[host.pid, state.start_time(host.pid) or 0] for host in lab.hosts.values()]
-    assert state.wait_for(lambda: not any(state.alive(host) for host in hosts), 10)
+    assert state.wait_for(lambda: not any(state.alive(host) for host in hosts), 60)
     subprocess.run([*COMMAND, "sweep"], cwd=ROOT, check=True, timeout=60)
 
 

@@ -163,7 +163,7 @@ def test_what_does_not_start_is_named_and_the_host_boots_all_the_same(own: Lab) 
     ]
     for entry in host.path(WANTS).iterdir():
         entry.unlink()
-    own.wait_converged(90)
+    own.wait_converged()
 
 
 @pytest.mark.parametrize("owner", ["ufw", "firewalld"])

@@ -243,11 +243,11 @@ def test_a_controller_killed_between_apply_and_cancel(lab: Lab, host: Host, tmp_
     with open(tmp_path / "output", "w") as output:
         argv = [str(BIN / "ansible-playbook"), str(path), "-i", str(inventory)]
         playbook = subprocess.Popen(argv, stdout=output, stderr=output, env=environment(), start_new_session=True)
-        wait(lambda: "[ansible.builtin.pause]" in (tmp_path / "output").read_text(), 60, "no pause")
+        wait(lambda: "[ansible.builtin.pause]" in (tmp_path / "output").read_text(), 120, "no pause")
         assert host.run(["sysctl", "-n", "net.ipv4.conf.eth0.rp_filter"]).stdout.strip() == "2"
         os.killpg(playbook.pid, signal.SIGKILL)
         playbook.wait(timeout=60)
-    wait(lambda: host.run(["sysctl", "-n", "net.ipv4.conf.eth0.rp_filter"]).stdout.strip() == old, 30, "not taken back")
+    wait(lambda: host.run(["sysctl", "-n", "net.ipv4.conf.eth0.rp_filter"]).stdout.strip() == old, 90, "not taken back")
     assert not host.path(JOURNALS).exists()
     host.run(["rm", "-rf", GUARDS])  # what the guard did is kept for whoever asks; nobody does
 
@@ -275,7 +275,7 @@ def wait(condition: Any, seconds: float, text: str) -> None:
 def wait_gone(host: Host) -> None:
     """Until no guard stands on the host: it left its result, or somebody took that. Then that is cleared away."""
     wait(
-        lambda: not host.path(GUARDS).exists() or host.path(f"{GUARDS}/guard-test.json").exists(), 60, "a guard stands"
+        lambda: not host.path(GUARDS).exists() or host.path(f"{GUARDS}/guard-test.json").exists(), 120, "a guard stands"
     )
     host.run(["rm", "-rf", GUARDS])
 
@@ -288,7 +288,7 @@ def at_rest(lab: Lab, before: dict[str, str]) -> None:
         left[:] = difference(without(before), without(lab.snapshot()))
         return not left
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not same():
         assert time.monotonic() < deadline, left
 

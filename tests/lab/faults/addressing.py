@@ -270,7 +270,7 @@ FAULTS: tuple[Fault, ...] = (
             RouteByCable(),
         ),
         Expect(("multi-nic-rpfilter",), ("host-stack",), (*host_between(), *overlay_between()), direction="in"),
-        settle=40,
+        settle=90,
     ),
     detour(
         "",

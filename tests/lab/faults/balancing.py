@@ -68,7 +68,7 @@ class Service:
             states = [task["Status"]["State"] for task in service.tasks({"desired-state": "running"})]
             return states.count("running") >= count
 
-        if not state.wait_for(running, 60, 0.25):
+        if not state.wait_for(running, 120, 0.25):
             self.undo(place, None)
             raise state.LabError(f"service {self.name} does not start: {[t['Status'] for t in service.tasks()]}")
         if self.updating:
@@ -85,7 +85,7 @@ class Service:
                 for host in place.lab.docker_hosts
             )
 
-        if not state.wait_for(gone, 60, 0.25):
+        if not state.wait_for(gone, 120, 0.25):
             raise state.LabError(f"tasks of service {self.name} stay")
 
 
@@ -101,7 +101,7 @@ class NoIngress:
         network = self._ingress(place)
         pool = network.attrs["IPAM"]["Config"][0]
         network.remove()
-        if not state.wait_for(lambda: not any(self._mounted(host) for host in place.lab.docker_hosts), 30):
+        if not state.wait_for(lambda: not any(self._mounted(host) for host in place.lab.docker_hosts), 90):
             raise state.LabError("the ingress network stays")
         options = network.attrs["Options"]  # with its VNI
         return {"name": network.name, "subnet": pool["Subnet"], "gateway": pool["Gateway"], "options": options}
@@ -117,13 +117,13 @@ class NoIngress:
                 return False  # the removed one's addresses are not free yet
             return True
 
-        if not state.wait_for(create, 30, 0.5):
+        if not state.wait_for(create, 90, 0.5):
             raise state.LabError("the ingress network cannot be created")
         for host in place.lab.docker_hosts:  # a node is given its part of it when its own record changes
             for option in ("--label-add", "--label-rm"):
                 label = "ingress=anew" if option == "--label-add" else "ingress"
                 place.lab.manager.run(["docker", "node", "update", option, label, host.name])
-        if not state.wait_for(lambda: all(self._mounted(host) for host in place.lab.docker_hosts), 60):
+        if not state.wait_for(lambda: all(self._mounted(host) for host in place.lab.docker_hosts), 120):
             raise state.LabError("the ingress network does not come back on every host")
 
     @staticmethod
@@ -262,13 +262,13 @@ class GossipRecord:
         def known() -> bool:
             return all(self._is_known(host) for host in place.lab.docker_hosts)
 
-        if not state.wait_for(known, 20, 0.5):
+        if not state.wait_for(known, 60, 0.5):
             raise state.LabError(f"{self.address} is not known on every host")
         return key
 
     def undo(self, place: Place, saved: str) -> None:
         self._ask(place, "deleteentry", key=saved)
-        if not state.wait_for(lambda: not any(self._is_known(host) for host in place.lab.docker_hosts), 20, 0.5):
+        if not state.wait_for(lambda: not any(self._is_known(host) for host in place.lab.docker_hosts), 60, 0.5):
             raise state.LabError(f"{self.address} stays known")
 
     def _is_known(self, host: Host) -> bool:
@@ -301,7 +301,7 @@ class GossipRecord:
         try:
             host.write("/etc/docker/daemon.json", json.dumps(settings), mode)
             host.run(["kill", "-HUP", pid])
-            if not state.wait_for(answered, 15, 0.5):
+            if not state.wait_for(answered, 60, 0.5):
                 raise state.LabError("the engine's diagnostic server does not answer")
         finally:
             host.write("/etc/docker/daemon.json", before, mode)

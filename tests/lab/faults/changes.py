@@ -250,11 +250,7 @@ class EngineStop:
 
     def apply(self, place: Place) -> list[str]:
         running = [str(container.name) for container in place.host.docker.containers.list()]
-        pid = place.host.path("/run/docker.pid").read_text().strip()
-        place.host.run(["kill", f"-{self.number}", pid])
-        gone = state.wait_for(lambda: not place.host.path(f"/proc/{pid}").exists(), 30)
-        if not gone:
-            raise state.LabError(f"dockerd on {place.host.name} survives signal {self.number}")
+        engine.stop_engine(place.host, self.number)
         return running
 
     def undo(self, place: Place, saved: list[str]) -> None:

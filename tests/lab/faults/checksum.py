@@ -67,7 +67,7 @@ class Card:
             "stderr": subprocess.DEVNULL,
         }
         subprocess.run(command, check=True, env=place.peer.environment, **quiet)
-        if not state.wait_for(lambda: place.peer.path(pids).exists(), 15):
+        if not state.wait_for(lambda: place.peer.path(pids).exists(), 60):
             raise state.LabError("the card does not start")
         number = place.peer.path(pids).read_text()
         place.peer.path(pids).unlink()
@@ -84,7 +84,7 @@ class EchoPasses:
     def apply(self, place: Place) -> None:
         address = place.peer.container_address(f"app-{place.peer.name}")
         netns = place.host.container_netns(f"app-{place.host.name}")
-        if not state.wait_for(lambda: address in reach.echo(netns, [address]), 15):
+        if not state.wait_for(lambda: address in reach.echo(netns, [address]), 60):
             raise state.LabError("the card hands on nothing")
 
     def undo(self, place: Place, saved: None) -> None:

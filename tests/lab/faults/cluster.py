@@ -28,10 +28,10 @@ class HostGone:
 
     def apply(self, place: Place) -> None:
         host = place.lab.hosts[place.fill(self.who)]
-        dockerd = host.path("/run/docker.pid").read_text().strip()
-        host.run(["kill", "-9", dockerd, *processes(host, "sshd")])
-        if not state.wait_for(lambda: not host.path(f"/proc/{dockerd}").exists() and not processes(host, "sshd"), 30):
-            raise state.LabError(f"dockerd or sshd on {host.name} survives")
+        engine.stop_engine(host, 9)
+        host.run(["kill", "-9", *processes(host, "sshd")])
+        if not state.wait_for(lambda: not processes(host, "sshd"), 30):
+            raise state.LabError(f"sshd on {host.name} survives")
 
     def undo(self, place: Place, saved: None) -> None:
         host = place.lab.hosts[place.fill(self.who)]
@@ -107,7 +107,7 @@ class Store:
         def listens() -> bool:
             return f":{STORE_PORT} " in host.run(["ss", "-Hltn"]).stdout
 
-        if not state.wait_for(listens, 20):
+        if not state.wait_for(listens, 60):
             log = host.path("/run/lab-etcd.log").read_text()[-500:]
             self.undo(place, None)
             raise state.LabError(f"etcd does not listen on {host.name}: {log}")

@@ -182,7 +182,7 @@ FAULTS = (
         "the overlay's namespace on the host passes no ARP: its containers do not learn their peers' addresses",
         (NftTable("bridge", "quiet", SILENT_ARP, "overlay"), ForgetNeighbours()),
         Expect((ARP,), ("vtep", "bridge"), overlay_touching()),
-        settle=40,
+        settle=90,
     ),
     Fault(
         SOURCE_CHECK,

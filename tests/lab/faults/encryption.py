@@ -47,7 +47,7 @@ class EncryptedNetwork:
         )
         for host in hosts:
             engine.run_container(host, f"{self.name}-{host.name}", network=self.name)
-        state.wait_for(lambda: all(rules(host) for host in hosts), 20, 0.5)
+        state.wait_for(lambda: all(rules(host) for host in hosts), 60, 0.5)
         return {"network": network.id, "chains": chains}
 
     def undo(self, place: Place, saved: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class EncryptedNetwork:
             with contextlib.suppress(docker.errors.NotFound):
                 host.docker.containers.get(f"{self.name}-{host.name}").remove(force=True, v=True)
         network = place.lab.manager.docker.networks.get(saved["network"])
-        state.wait_for(lambda: removed(network), 20, 0.5)
+        state.wait_for(lambda: removed(network), 60, 0.5)
         for host in (place.host, place.peer):
             for table, rule in rules(host):
                 host.run(["iptables", "-w", "-t", table, "-D", *shlex.split(rule)])

@@ -60,6 +60,6 @@ FAULTS = (
             RouteByCable(),
         ),
         Expect(("multi-nic-rpfilter",), ("host-stack",), (*host_between(), *overlay_between()), direction="in"),
-        settle=40,
+        settle=90,
     ),
 )

@@ -111,7 +111,7 @@ def remove_network(host: Host, name: str) -> None:
             return False
         return not host.docker.networks.list(names=[name])
 
-    if not state.wait_for(gone, 30, 0.5):
+    if not state.wait_for(gone, 90, 0.5):
         raise state.LabError(f"{host.name} keeps the network {name}")
 
 

@@ -40,7 +40,7 @@ class EngineRefusesToStart:
         size = log.stat().st_size
         place.host.path("/run/docker.pid").unlink(missing_ok=True)
         place.host.start(["dockerd"], log=engine.DOCKERD_LOG)
-        refused = state.wait_for(lambda: b"level=fatal" in log.read_bytes()[size:], 40)
+        refused = state.wait_for(lambda: b"level=fatal" in log.read_bytes()[size:], 90)
         if not refused:
             place.host.write(DAEMON_JSON, before)
             raise state.LabError(f"dockerd on {place.host.name} does start with {self.setting}")

@@ -47,7 +47,7 @@ class StandIn:
         program = f"/run/{self.name}"
         place.host.run(["cp", "/bin/sleep", program])
         place.host.start([program, "86400"], log="/dev/null")
-        found = state.wait_for(lambda: bool(self._pids(place.host)), 5)
+        found = state.wait_for(lambda: bool(self._pids(place.host)), 30)
         if not found:
             raise state.LabError(f"{program} does not run on {place.host.name}")
         return program

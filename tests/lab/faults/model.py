@@ -141,7 +141,7 @@ class Fault:
     changes: tuple[Change, ...]
     expect: Expect
     host: str = "node2"
-    settle: float = 20.0
+    settle: float = 60.0
     """How long it may take, in seconds, until every expected pair is broken."""
     withdraws: Literal["", "others", "all"] = ""
     """Where gossip withdraws entries after a while: on the other hosts (the host's), or on all. Settled when it has.

@@ -118,7 +118,7 @@ class UdpHolder:
             "time.sleep(86400)\n"
         )
         place.host.start(["python3", "-c", program, str(self.port), self.pidfile], log="/var/log/udp-holder.log")
-        if not state.wait_for(lambda: place.host.path(self.pidfile).exists(), 10):
+        if not state.wait_for(lambda: place.host.path(self.pidfile).exists(), 30):
             raise state.LabError(f"nobody could bind UDP {self.port} on {place.host.name}")
 
     def undo(self, place: Place, saved: None) -> None:
@@ -148,7 +148,7 @@ class WhileStopped:
     change: Change
 
     def apply(self, place: Place) -> dict[str, Any]:
-        running = stop_engine(place)
+        running = EngineStop(15).apply(place)
         try:
             saved = self.change.apply(place)
         finally:
@@ -156,20 +156,10 @@ class WhileStopped:
         return {"running": running, "saved": saved}
 
     def undo(self, place: Place, saved: dict[str, Any]) -> None:
-        stop_engine(place)
+        EngineStop(15).apply(place)
         self.change.undo(place, saved["saved"])
         EngineStop(15).undo(place, saved["running"])
         time.sleep(HOLD)  # until every engine has exchanged its whole table, entries may be withdrawn once more
-
-
-def stop_engine(place: Place) -> list[str]:
-    """Stop the engine as its unit does, and name the containers that ran. A busy machine needs its time for that."""
-    running = [str(container.name) for container in place.host.docker.containers.list()]
-    pid = place.host.path("/run/docker.pid").read_text().strip()
-    place.host.run(["kill", "-15", pid])
-    if not state.wait_for(lambda: not place.host.path(f"/proc/{pid}").exists(), 120):
-        raise state.LabError(f"dockerd on {place.host.name} does not end")
-    return running
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +177,7 @@ class OverlayNetwork:
     def undo(self, place: Place, saved: None) -> None:
         network = place.lab.manager.docker.networks.get(place.fill(self.name))
         # a manager lets go of a network only when the last task on it is known to be gone
-        state.wait_for(lambda: removed(network), 20, 0.5)
+        state.wait_for(lambda: removed(network), 60, 0.5)
 
 
 def removed(network: Any) -> bool:
