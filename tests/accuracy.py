@@ -4,21 +4,20 @@
 
 """How right the diagnosis is: every fault and every trap of the lab, one at a time, and what was said of each.
 
-    python -m tests.accuracy [--only PATTERN …] [--without PATTERN …] [--update] [--labs N]
+    python -m tests.accuracy [--only PATTERN …] [--without PATTERN …] [--host HOST] [--update] [--labs N]
 
-Writes docs/accuracy.json, and docs/accuracy.md from it. With --only it just prints; with --update the cases measured
-replace their rows in the record and the others stay.
+Writes docs/accuracy.json, and docs/accuracy.md from it. With --only or --host (the faults on that host instead of their
+own) it just prints; with --update the cases measured replace their rows in the record and the others stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import json
-import multiprocessing
 import os
 import platform
-import queue
 import subprocess
 import sys
 import tempfile
@@ -27,36 +26,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.lab import Lab, LabError
+from tests.lab import Lab
 from tests.lab.faults import FAULTS
 from tests.lab.faults.model import Fault, place_for
 from tests.lab.traps import TRAPS
 from tests.playbook import diagnose
+from tests.side_by_side import HOSTS, Case, measured, new_lab
 from tests.system.expectations import NATIVE, judge
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "accuracy.json"
 PAGE = ROOT / "docs" / "accuracy.md"
-HOSTS = 3
 HEALTHY = "healthy"
 NOTHING = "(nothing)"
-
-Case = dict[str, Any]
 
 
 # Measuring ---------------------------------------------------------------------------------------------------------
 
 
-def measure(lab: Lab, fault: Fault | None, folder: Path) -> Case:
-    """One diagnosis of one fault, trap, or of nothing at all."""
+def measure(lab: Lab, fault: Fault | None, folder: Path, host: str | None) -> Case:
+    """One diagnosis of one fault or trap (on its own host, or on another), or of nothing at all."""
     case = blank(fault)
     expected = case["expected"]
     try:
         if fault:
-            case["expected"] = expected = place_expected(lab, fault)
-            lab.break_(fault)
+            case["expected"] = expected = fault.expect.as_dict(place_for(lab, fault, host))
+            lab.break_(fault, host)
         inventory = lab.write_inventory(folder / "inventory.ini")
-        options = fault.options(place_for(lab, fault, None)) if fault else {}
+        options = fault.options(place_for(lab, fault, host)) if fault else {}
         done = diagnose(inventory, folder / "report", **options)
         case["seconds"] = round(done.seconds, 1)
         if done.code != 0:
@@ -87,80 +84,28 @@ def kind_of(fault: Fault | None) -> str:
     return "latent" if fault.expect.severity == "info" else "fault"
 
 
-def place_expected(lab: Lab, fault: Fault) -> dict[str, Any]:
-    return fault.expect.as_dict(place_for(lab, fault, None))
-
-
-def work(number: int, managers: int, tasks: Any, results: Any) -> None:
-    """One process with one lab: cases until there are none left, or nobody waits for them any more."""
+def work(host: str | None, name: str, managers: int, names: Iterator[str]) -> Iterator[Case]:
+    """Cases on one lab, which is replaced where it cannot be healed."""
     lab: Lab | None = None
-    parent = os.getppid()
     try:
-        while os.getppid() == parent:
-            try:
-                name = tasks.get(timeout=1)
-            except queue.Empty:
-                break
-            fault = None if name.startswith(HEALTHY) else FAULTS.get(name) or TRAPS[name]
-            lab = lab or new_lab(f"accuracy-{os.getpid()}-{number}", managers)
+        for case_name in names:
+            fault = FAULTS.get(case_name) or TRAPS.get(case_name)
+            lab = lab or new_lab(f"accuracy-{name}", managers)
             with tempfile.TemporaryDirectory() as folder:
-                case = measure(lab, fault, Path(folder))
+                case = measure(lab, fault, Path(folder), host)
             try:
                 if fault and fault.hold:
                     lab.renew()
                 elif lab.present():
                     lab.heal()
-            except Exception as error:  # a lab that cannot be healed is replaced; the case says so
+            except Exception as error:  # the case says so
                 case["problems"].append(f"healing: {type(error).__name__}: {str(error)[:300]}")
                 lab.down()
                 lab = None
-            results.put(case)
+            yield case
     finally:
         if lab is not None:
             lab.down()
-
-
-def new_lab(name: str, managers: int) -> Lab:
-    """A lab; on a machine that is busy with others it may take more than one attempt."""
-    for left in (2, 1):
-        try:
-            return Lab.up(name, hosts=HOSTS, managers=managers)
-        except LabError as error:
-            print(f"{name}: {str(error).splitlines()[0][:200]}; {left} attempt(s) left", flush=True)
-    return Lab.up(name, hosts=HOSTS, managers=managers)
-
-
-def run(names: list[str], labs: int) -> Iterator[Case]:
-    """All cases, on several labs side by side; those that need more managers on labs of their own."""
-    by_managers: dict[int, list[str]] = {}
-    for name in names:
-        fault = FAULTS.get(name) or TRAPS.get(name)
-        by_managers.setdefault(fault.managers if fault else 1, []).append(name)
-    context = multiprocessing.get_context("spawn")
-    for managers, group in sorted(by_managers.items()):
-        tasks, results = context.Queue(), context.Queue()
-        for name in group:
-            tasks.put(name)
-        workers = [
-            context.Process(target=work, args=(number, managers, tasks, results))
-            for number in range(min(labs, len(group)))
-        ]
-        for worker in workers:
-            worker.start()
-        left = set(group)
-        while left:
-            try:
-                case = results.get(timeout=5)
-                left.discard(case["name"])
-                yield case
-            except queue.Empty:
-                if not any(worker.is_alive() for worker in workers):
-                    break
-        for worker in workers:
-            worker.join()
-        for name in sorted(left):
-            fault = FAULTS.get(name) or TRAPS.get(name)
-            yield blank(fault) | {"problems": ["not measured: the process of its lab died"]}
 
 
 # Judging -----------------------------------------------------------------------------------------------------------
@@ -319,14 +264,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.accuracy", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="PATTERN", help="only the cases of these names (globs)")
     parser.add_argument("--without", nargs="+", default=[], metavar="PATTERN", help="not the cases of these names")
+    parser.add_argument("--host", metavar="HOST", help="put the faults in on this host (default: each fault's own)")
     parser.add_argument("--update", action="store_true", help="keep the other cases of the record")
     parser.add_argument("--labs", type=int, default=2, help="labs side by side (default: %(default)s)")
     args = parser.parse_args()
     names = [name for name in chosen(args.only or ["*"]) if not any(fnmatch.fnmatch(name, out) for out in args.without)]
     tree, cases = revision(), {case["name"]: case for case in (recorded() if args.update else [])}
-    for case in run(names, args.labs):
-        cases[case["name"]] = told({**case, "revision": tree})
-        if args.update or not args.only:
+    for name, case in measured(names, args.labs, functools.partial(work, args.host)):
+        dead = blank(FAULTS.get(name) or TRAPS.get(name)) | {"problems": ["not measured: the process of its lab died"]}
+        cases[name] = told({**(case or dead), "revision": tree})
+        if (args.update or not args.only) and not args.host:
             write(list(cases.values()), args.labs)  # after each case: a run that is cut short has measured something
     for name, value in figures(list(cases.values())).items():
         print(f"{name:16} {value}")

@@ -16,27 +16,23 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import multiprocessing
-import os
-import queue
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies.catalogue import ROWS
-from tests.accuracy import new_lab, revision
+from tests.accuracy import revision
 from tests.lab import Lab
 from tests.lab.faults import FAULTS
 from tests.lab.faults.model import Fault, place_for
 from tests.lab.snapshot import difference
 from tests.playbook import Run, diagnose, remediate, roll_back
+from tests.side_by_side import Case, measured, new_lab
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "repairs.json"
 SETTLE = 90
-
-Case = dict[str, Any]
 
 
 def measure(lab: Lab, fault: Fault, folder: Path) -> Case:
@@ -99,50 +95,15 @@ def look(lab: Lab, fault: Fault, inventory: Path, folder: Path, case: Case, opti
     return problems
 
 
-def work(number: int, managers: int, tasks: Any, results: Any) -> None:
-    """One process: a lab for each case, because a repair may leave an engine that is not the one before."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        try:
-            name = tasks.get(timeout=1)
-        except queue.Empty:
-            return
-        lab = new_lab(f"repairs-{os.getpid()}-{number}", managers)
+def work(name: str, managers: int, names: Iterator[str]) -> Iterator[Case]:
+    """A lab for each case, because a repair may leave an engine that is not the one before."""
+    for case_name in names:
+        lab = new_lab(f"repairs-{name}", managers)
         try:
             with tempfile.TemporaryDirectory() as folder:
-                results.put(measure(lab, FAULTS[name], Path(folder)))
+                yield measure(lab, FAULTS[case_name], Path(folder))
         finally:
             lab.down()
-
-
-def run(names: list[str], labs: int) -> list[Case]:
-    """All cases, on several labs side by side, each told and kept as soon as it is measured."""
-    context = multiprocessing.get_context("spawn")
-    found: list[Case] = []
-    for managers in sorted({FAULTS[name].managers for name in names}):
-        group = [name for name in names if FAULTS[name].managers == managers]
-        tasks, results = context.Queue(), context.Queue()
-        for name in group:
-            tasks.put(name)
-        workers = [
-            context.Process(target=work, args=(number, managers, tasks, results))
-            for number in range(min(labs, len(group)))
-        ]
-        for worker in workers:
-            worker.start()
-        left = set(group)
-        while left:
-            try:
-                case = results.get(timeout=5)
-                left.discard(case["name"])
-                found.append(told(case))
-            except queue.Empty:
-                if not any(worker.is_alive() for worker in workers):
-                    break
-        for worker in workers:
-            worker.join()
-        found += [told({"name": name, "problems": ["not measured: its process died"]}) for name in sorted(left)]
-    return found
 
 
 def told(case: Case) -> Case:
@@ -178,7 +139,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="the faults of these names (globs)")
     parser.add_argument("--labs", type=int, default=2, help="labs side by side (default: %(default)s)")
     args = parser.parse_args()
-    cases = run(chosen(args.only), args.labs)
+    cases = [
+        told(case or {"name": name, "problems": ["not measured: the process of its lab died"]})
+        for name, case in measured(chosen(args.only), args.labs, work)
+    ]
     wrong = [case for case in cases if case["problems"]]
     print(f"{len(cases) - len(wrong)} of {len(cases)} as they should be")
     return int(bool(wrong))

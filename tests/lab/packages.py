@@ -57,6 +57,7 @@ NEEDED: dict[str, tuple[Callable[[], bool], str]] = {
     "dbus-daemon": (have("dbus-daemon"), "the bus that firewalld answers on"),
     "openssh-server": (have("sshd"), "every lab host's sshd"),
     "openssh-client": (have("ssh", "ssh-keygen"), "Ansible's way to the lab hosts (ssh, ssh-keygen)"),
+    "sudo": (have("sudo"), "the way from an ordinary user to root on a lab host"),
     "netcat-openbsd": (have("nc"), "the hop from ssh into a lab host's network namespace (nc)"),
     "ethtool": (have("ethtool"), "switching offloads off on the lab's links"),
     "busybox-static": (lambda: static_busybox() is not None, "the one program in the lab's image (a static busybox)"),
