@@ -276,6 +276,11 @@ class Lab:
                 for node in self.manager.docker.nodes.list()
                 if node.attrs["Status"]["State"] != "ready"
             ]
+            meshed = {host.name for host in self.docker_hosts if host.path("/run/docker/netns/ingress_sbox").exists()}
+            if meshed:  # an engine is given its part of the routing mesh some time after it has joined
+                reasons += [
+                    f"{host.name} has no routing mesh yet" for host in self.docker_hosts if host.name not in meshed
+                ]
             containers = {}
             for host in self.docker_hosts:
                 for container in host.docker.containers.list():

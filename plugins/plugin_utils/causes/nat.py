@@ -407,8 +407,14 @@ def _untranslated(host: Host, bridges: dict[str, list[Observation]]) -> Finding:
     cure: tuple[str, ...] = (
         f"on {host.name}: systemctl restart docker   # it makes its MASQUERADE rules anew",
         *(f"or without a restart: {command}" for command in commands),
-        f"if an earlier rule of nat POSTROUTING takes the packets (ACCEPT, RETURN): narrow it on {host.name}",
     )
+    taken = [_taken_before(host, subnet) for subnet in subnets.values()]
+    stands = all(deletions is not None for deletions in taken)
+    if stands:  # to make it anew would change nothing
+        lines = dict.fromkeys(line for deletions in taken for line in deletions or ())
+        cure = tuple(f"on {host.name}: narrow what takes the packets before, or {line}" for line in lines) or (
+            f"on {host.name}: narrow the rule of nat POSTROUTING that takes the packets before the engine's",
+        )
     if configured:
         cure = (f"take back {configured.source} {configured.observed} and restart the engine or recreate the network",)
     evidence = [
@@ -421,7 +427,6 @@ def _untranslated(host: Host, bridges: dict[str, list[Observation]]) -> Finding:
         ),
         *probe_evidence(broken),
     ]
-    in_vain = configured is not None or _stands_already(host, subnets.values())
     return Finding(
         cause=MASQUERADE,
         severity=severity_of(broken),
@@ -433,23 +438,32 @@ def _untranslated(host: Host, bridges: dict[str, list[Observation]]) -> Finding:
         evidence=[configured, *evidence] if configured else evidence,
         explains=pair_ids(broken),
         remedies=[
-            (roles.NOBODY if in_vain else roles.engine_rules(host)).remedy(
-                "cure", cure, "Containers stop with the engine; the single rule interrupts nothing.", disruptive=True
+            (roles.NOBODY if stands or configured else roles.engine_rules(host)).remedy(
+                "cure",
+                cure,
+                "Containers stop with the engine; the single rule interrupts nothing.",
+                disruptive=not stands or configured is not None,
             )
         ],
     )
 
 
-def _stands_already(host: Host, subnets: t.Iterable[str | None]) -> bool:
-    """The engine's rule is there, and another one comes before it: making it anew would change nothing."""
-    chains = host.facts.root.filter.get("chains") or []
-    texts = [
-        rule["text"].lower()
-        for chain in chains
-        if (chain["table"], chain.get("hook")) == ("nat", "postrouting")
-        for rule in chain["rules"]
-    ]
-    return any(subnet and subnet in text and "masquerade" in text for subnet in subnets for text in texts)
+def _taken_before(host: Host, subnet: str | None) -> list[str] | None:
+    """How what takes the packets before the engine's rule is deleted; None where the engine's rule does not stand."""
+    for chain in host.facts.root.filter.get("chains") or []:
+        if (chain["table"], chain.get("hook")) != ("nat", "postrouting"):
+            continue
+        texts = [rule["text"].lower() for rule in chain["rules"]]
+        own = next((n for n, text in enumerate(texts) if subnet and subnet in text and "masquerade" in text), None)
+        if own is not None:
+            return [_deletion(chain, n + 1) for n in range(own) if {"accept", "return"} & set(texts[n].split())]
+    return None
+
+
+def _deletion(chain: Facts, number: int) -> str:
+    """The command that deletes a rule of nat, with the rule's words."""
+    tool = "iptables-legacy" if chain["backend"] == "legacy" else "iptables"
+    return f"{tool} -t nat -D {chain['name']} {number}   # {chain['rules'][number - 1]['text']}"
 
 
 def _subnet(host: Host, bridge: str) -> str | None:
@@ -601,7 +615,17 @@ def _astray(
         + (f"container {other}" if other else "no container's address"),
         f"DNAT to {target} ({other or 'no running container'})",
         f"DNAT to the address of {container['name']}",
+        _deletion_of(host, target) if _stands(host.facts, container, port) else None,
     )
+
+
+def _deletion_of(host: Host, target: str) -> str:
+    """How the rule that leads there is deleted: all that is to be done where the engine's own rule stands behind it."""
+    for chain in host.facts.root.filter.get("chains") or []:
+        for number, rule in enumerate(chain["rules"], 1):
+            if chain["table"] == "nat" and target in rule["text"].split() and "dnat" in rule["text"].lower():
+                return _deletion(chain, number)
+    return "iptables -t nat -D DOCKER NUMBER"
 
 
 def _missing(case: Case, host: Host, rows: list[tuple[int, list[Observation]]]) -> Finding:
@@ -625,8 +649,28 @@ def _missing(case: Case, host: Host, rows: list[tuple[int, list[Observation]]]) 
 
 
 def _published_finding(
-    host: Host, ports: list[int], broken: list[Observation], summary: str, observed: str, expected: str
+    host: Host,
+    ports: list[int],
+    broken: list[Observation],
+    summary: str,
+    observed: str,
+    expected: str,
+    deletion: str | None = None,
 ) -> Finding:
+    verify = f"iptables -t nat -vnL DOCKER --line-numbers; ss -ltnp 'sport = :{ports[0]}'"
+    if deletion:  # an engine that misses nothing has no reason to make its rules anew
+        manual = [f"on {host.name}: {deletion}"]
+        remedy = roles.NOBODY.remedy("cure", manual, "Another rule may have that number by then: look before.")
+    else:
+        remedy = roles.engine_rules(host).remedy(
+            "cure",
+            (
+                f"on {host.name}: delete a rule that leads astray: iptables -t nat -D DOCKER NUMBER",
+                f"on {host.name}: recreate the container, or systemctl restart docker, for the engine's own rule",
+            ),
+            "Recreating the container interrupts it; restarting the engine interrupts all of the host.",
+            disruptive=True,
+        )
     return Finding(
         cause=PUBLISHED,
         severity=WARNING if broken and all(o.pair.kind == "hairpin" for o in broken) else severity_of(broken),
@@ -640,22 +684,12 @@ def _published_finding(
                 "packet filter, ip nat PREROUTING and DOCKER",
                 observed,
                 expected,
-                f"iptables -t nat -vnL DOCKER --line-numbers; ss -ltnp 'sport = :{ports[0]}'",
+                verify,
             ),
             *probe_evidence(broken),
         ],
         explains=pair_ids(broken),
-        remedies=[
-            roles.engine_rules(host).remedy(
-                "cure",
-                (
-                    f"on {host.name}: delete a rule that leads astray: iptables -t nat -D DOCKER NUMBER",
-                    f"on {host.name}: recreate the container, or systemctl restart docker, for the engine's own rule",
-                ),
-                "Recreating the container interrupts it; restarting the engine interrupts all of the host.",
-                disruptive=True,
-            )
-        ],
+        remedies=[remedy],
     )
 
 

@@ -717,8 +717,14 @@ ROWS: dict[str, Row] = {
         (_hand("nsenter --net=NAMESPACE ip route replace default via GATEWAY", "lasting: docker restart CONTAINER"),),
         "the container itself, or a program in it, changed its routes",
     ),
-    "masquerade-missing": _roles(_role("engine_rules", disruptive=True)),
-    "published-port-rule-missing": _roles(_role("engine_rules", disruptive=True)),
+    "masquerade-missing": _roles(
+        _role("engine_rules", disruptive=True),
+        _hand("where an earlier rule takes the packets: narrow it, or iptables -t nat -D POSTROUTING NUMBER"),
+    ),
+    "published-port-rule-missing": _roles(
+        _role("engine_rules", disruptive=True),
+        _hand("where an earlier rule leads astray: iptables -t nat -D DOCKER NUMBER"),
+    ),
     "bgp-session-down": Row(
         (
             _hand(

@@ -83,8 +83,15 @@ def test_an_exemption_before_the_masquerading_rule_is_named_too():
     fleet = docker_fleet()
     chains = engine_chains()["POSTROUTING"]
     exempt = iptables("POSTROUTING", [ip(src="172.16.0.0/12"), ACCEPT], table="nat", hook="postrouting")
-    replace_chains(fleet, POSTROUTING={**exempt, "rules": exempt["rules"] + chains["rules"]})
-    assert loud(diagnosed(fleet, "egress")) == [("masquerade-missing", ["node2"], "critical")]
+    rules_ = exempt["rules"] + chains["rules"]
+    for rule, text in zip(rules_, ("-s 172.16.0.0/12 -j ACCEPT", f"-s {SUBNET} ! -o {BRIDGE} -j MASQUERADE")):
+        rule["text"] = text
+    replace_chains(fleet, POSTROUTING={**exempt, "rules": rules_})
+    case = diagnosed(fleet, "egress")
+    assert loud(case) == [("masquerade-missing", ["node2"], "critical")]
+    (remedy,) = first(case).remedies
+    assert (remedy.role, remedy.disruptive) == (None, False)
+    assert remedy.manual[0].endswith("or iptables -t nat -D POSTROUTING 1   # -s 172.16.0.0/12 -j ACCEPT")
 
 
 def test_networks_that_are_routed_by_design_need_no_masquerading():
@@ -332,6 +339,20 @@ def test_a_stale_rule_leads_astray():
     assert loud(case) == [("published-port-rule-missing", ["node2"], "critical")]
     assert "172.17.0.99:80" in first(case).summary
     assert first(case).explains == sorted(o.pair.id for o in case.broken)
+
+
+def test_a_stale_rule_before_the_engines_own_is_all_that_has_to_go():
+    """An engine that misses no rule would make none anew."""
+    fleet = docker_fleet()
+    own = [ip(iif=f"!{BRIDGE}", protocol=6), port(8080), dnat(WEB)]
+    docker = nat_docker([ip(protocol=6), port(8080), dnat("172.17.0.99")], own)
+    for number, address in enumerate(("172.17.0.99", WEB)):
+        docker["rules"][number]["text"] = f"-p tcp --dport 8080 -j DNAT --to-destination {address}:80"
+    replace_chains(fleet, **{"NAT-DOCKER": docker})
+    (remedy,) = first(diagnosed(fleet, "published", "hairpin")).remedies
+    assert (remedy.role, remedy.disruptive) == (None, False)
+    rule = docker["rules"][0]["text"]
+    assert remedy.manual == (f"on node2: iptables -t nat -D DOCKER 1   # {rule}",)
 
 
 def test_where_the_proxy_answers_a_missing_rule_is_worth_knowing_and_no_more():
