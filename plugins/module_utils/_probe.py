@@ -35,6 +35,7 @@ MAX_COUNT = 100
 MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 60.0
 SILENCE = 0.25  # seconds after the last datagram, or times the longest round trip, until silence is silence
 SILENCE_FACTOR = 10
+DRAIN = 0.1  # seconds after the deadline to read what has come by then
 GRACE = 0.5  # seconds by which starting may delay the deadline
 MAX_BODY = 1 << 20  # bytes of one HTTP body
 MAX_BODIES = 1 << 26  # of all HTTP bodies of a call
@@ -202,6 +203,8 @@ class _Call:
                 self._loop.at(now + probe.request.delay, functools.partial(self._begin, probe))
             self._report["deadline"] = self._report["started"] + self._loop.deadline - self._begun
             self._loop.run(lambda: self._unfinished == 0)
+            if self._unfinished:
+                self._loop.drain(DRAIN)
 
     def _begin_batch(self, probes: list[Probe]) -> None:
         """Start some probes of one source, then look after those under way: answers must not wait to be timed."""

@@ -63,6 +63,17 @@ class Loop:
         self._fire()
         self._serve(0.0)
 
+    def drain(self, seconds: float) -> None:
+        """Serve, for so long at most, what has come by the deadline while this process waited for a processor.
+
+        An answer that lies in its socket is not lost, however busy the host is that asked.
+        """
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and (ready := self._selector.select(0.0)):
+            for key, _events in ready:
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
+
     def close(self) -> None:
         """Release the loop's own descriptor; the sockets belong to the probes."""
         self._timers.clear()

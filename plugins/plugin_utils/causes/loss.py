@@ -87,6 +87,10 @@ class Path:
         return self.lost / self.sent if self.sent else 0.0
 
     @property
+    def overlay_alone(self) -> bool:
+        return all(kind == "overlay" for kind, (_sent, lost) in self.through.items() if lost)
+
+    @property
     def suspect(self) -> bool:
         return self.lost >= MANY and len(self.series) >= SERIES and len(self.rounds) > 1 and self.share >= SHARE
 
@@ -134,7 +138,12 @@ def decide_lossy(case: Case) -> t.Iterator[Finding]:
     """A path that loses more than the others of the same run."""
     known = paths(case)
     named = {name for finding in case.findings if _loses_all(finding) for name in finding.hosts}
-    suspects = [path for path in known.values() if path.suspect and not path.hosts & named]
+    inside = {name for finding in case.findings if _misleads(finding) for name in finding.hosts}
+    suspects = [
+        path
+        for path in known.values()
+        if path.suspect and not path.hosts & named and not (path.overlay_alone and path.hosts & inside)
+    ]
     rest = [path for path in known.values() if path not in suspects]
     if not suspects or not _stand_out(case, suspects, rest):
         return
@@ -151,6 +160,11 @@ def _loses_all(finding: Finding) -> bool:
         and finding.segment in ("underlay", "host-stack", "control-plane")
         and finding.cause not in TUNNEL_ALONE
     )
+
+
+def _misleads(finding: Finding) -> bool:
+    """A fault of the overlay inside a host: frames it sends back teach the bridge that their senders are elsewhere."""
+    return finding.severity != INFO and finding.segment in ("vtep", "bridge")
 
 
 def _stand_out(case: Case, suspects: list[Path], rest: list[Path]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.trace import FORWARD
-from tests.unit.made_fleet import make_fleet, run_case
+from tests.unit.made_fleet import address, mac, make_fleet, run_case
 from tests.unit.made_trace import follow
 from tests.unit.plugins.plugin_utils.causes.traced_fleet import (
     FLAT,
@@ -25,6 +25,7 @@ from tests.unit.plugins.plugin_utils.causes.traced_fleet import (
     filters_known,
     found,
     loud,
+    overlay_between,
 )
 
 Meant = t.Callable[[Observation], bool]
@@ -32,7 +33,10 @@ Meant = t.Callable[[Observation], bool]
 
 def lossy_case(meant: Meant, received: int = 2, rounds: tuple[str, ...] = ("first", "again"), number: int = 3) -> Case:
     """Echoes of these pairs lose some in these rounds; everything else is answered."""
-    case = run_case(filters_known(make_fleet(number)))
+    return losing(run_case(filters_known(make_fleet(number))), meant, received, rounds)
+
+
+def losing(case: Case, meant: Meant, received: int = 2, rounds: tuple[str, ...] = ("first", "again")) -> Case:
     for observation in case.observations:
         if meant(observation) and "icmp" in observation.rounds["first"]:
             good = observation.rounds["first"]["icmp"]
@@ -104,6 +108,23 @@ def test_loss_of_hosts_that_do_not_reach_each_other_is_no_finding_of_its_own():
                 kept = observation.rounds.setdefault(label, dict(observation.rounds["first"]))
                 kept["icmp"] = {**kept["icmp"], "received": 2}
     assert "underlay-unreachable" in [cause for cause, _hosts in causes(again(case))]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "named"),
+    [
+        (("overlay",), [("overlay-entry-wrong", ["node1"])]),
+        (("overlay", "host"), [("overlay-entry-wrong", ["node1"]), ("path-lossy", ["node1", "node3"])]),
+    ],
+)
+def test_frames_that_a_wrong_entry_sends_back_mislead_the_bridge_and_the_path_loses_nothing(kinds, named):
+    """Back in the overlay by its own VTEP, they teach the bridge that their sender is behind the tunnel."""
+    fleet = filters_known(make_fleet(3))
+    overlay = fleet.hosts["node1"].facts.overlay_namespace("net1")
+    next(row for row in overlay.facts["fdb"] if mac(2) in row["macs"])["dst"] = address(1)
+    case = run_case(fleet, overlay_between("node1", "node2"))
+    losing(case, lambda o: o.pair.kind in kinds and {"node1", "node3"} <= set(o.pair.hosts))
+    assert sorted(causes(again(case))) == named
 
 
 # ---- nic-drops
