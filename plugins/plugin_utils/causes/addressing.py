@@ -399,18 +399,32 @@ def _advertised_finding(
         evidence=evidence,
         explains=pair_ids(broken),
         remedies=[
-            roles.rejoin(host).remedy(
+            roles.NOBODY.remedy(
                 "cure",
-                (
-                    f"on {host.name}: docker swarm leave",
-                    f"on {host.name}: docker swarm join {option} {better or 'REACHED-ADDRESS'} --token … MANAGER:2377",
-                    "on a manager: docker node rm the old entry of this host",
-                ),
+                _rejoining(case, host, f"{option} {better or 'REACHED-ADDRESS'}"),
                 "The node gets a new id; tasks move, containers on attachable networks have to be started anew.",
                 disruptive=True,
             )
         ],
     )
+
+
+def _rejoining(case: Case, host: Host, option: str) -> list[str]:
+    """How a node leaves and joins again with another address; the only manager corrects it in place."""
+    leads = host.facts.is_manager
+    others = [peer for peer in case.fleet.swarm_hosts if peer.facts.is_manager and peer is not host]
+    if leads and not others:
+        return [f"on {host.name}: docker swarm init --force-new-cluster {option}   # services and networks stay"]
+    manager = others[0].name if others else "a manager"
+    entrance = advertised(others[0]) if others else None
+    node = host.facts.swarm.get("node_id") or host.name
+    return [
+        f"on {manager}: docker node update --availability drain {node}",
+        *([f"on {manager}: docker node demote {node}   # while the other managers are a majority"] if leads else []),
+        f"on {host.name}: docker swarm leave",
+        f"on {manager}: docker node rm {node}; docker swarm join-token {'manager' if leads else 'worker'}",
+        f"on {host.name}: docker swarm join {option} --token TOKEN {entrance or 'MANAGER'}:2377",
+    ]
 
 
 # ---- multi-nic-rpfilter

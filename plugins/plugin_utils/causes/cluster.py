@@ -484,7 +484,7 @@ def decide_certificate(case: Case) -> t.Iterator[Finding]:
             ],
             explains=[],
             remedies=[
-                (roles.NOBODY if host.facts.is_manager else roles.rejoin(host)).remedy(
+                roles.NOBODY.remedy(
                     "cure",
                     (
                         "set the clock right first (chronyc makestep; timedatectl), then: systemctl restart docker",

@@ -301,7 +301,18 @@ ROWS: dict[str, Row] = {
         ),
         "the rule that rewrites is somebody's: it has to leave the port out by itself, or it comes back",
     ),
-    "wrong-advertise-addr": _roles(_role("swarm_node", disruptive=True)),
+    "wrong-advertise-addr": Row(
+        (
+            _hand(
+                "docker node update --availability drain NODE; then on the node: docker swarm leave",
+                "docker node rm NODE; docker swarm join-token worker",
+                "on the node: docker swarm join --advertise-addr ADDRESS --token TOKEN MANAGER:2377",
+                "the only manager: docker swarm init --force-new-cluster --advertise-addr ADDRESS",
+                disruptive=True,
+            ),
+        ),
+        CLUSTER,
+    ),
     "multi-nic-rpfilter": _roles(
         _hand(
             "make the route to the peer leave by the interface its packets arrive on: ip route replace PEER/32 dev NIC"
@@ -462,7 +473,16 @@ ROWS: dict[str, Row] = {
         ),
         CLUSTER,
     ),
-    "swarm-cert-invalid": _roles(_role("swarm_node", disruptive=True)),
+    "swarm-cert-invalid": Row(
+        (
+            _hand(
+                "set the clock right first (chronyc makestep; timedatectl), then: systemctl restart docker",
+                "a worker that stays refused: docker swarm leave --force, then join again",
+                disruptive=True,
+            ),
+        ),
+        CLUSTER,
+    ),
     "ingress-missing": Row(
         (_hand("docker network create --driver overlay --ingress ingress   # on a manager"),),
         "its subnet and MTU are chosen once, with the services that publish stopped",

@@ -282,8 +282,3 @@ def engine_dns(host: Host, servers: t.Iterable[str | None]) -> Step:
 
 def activate(manager: Host, node_id: str) -> Step:
     return step("swarm_node", manager.name, nodes=[node_id], rejoin=False)
-
-
-def rejoin(host: Host) -> Step:
-    """What the role prints, and does not do: leaving and joining again."""
-    return step("swarm_node", host.name, nodes=[], rejoin=True)

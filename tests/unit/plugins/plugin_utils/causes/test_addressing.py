@@ -210,7 +210,19 @@ def test_an_advertised_address_nobody_comes_to(on_nic: bool):
     finding = case.findings[0]
     assert (finding.segment, finding.direction) == ("control-plane", "in")
     assert set(finding.explains) == {o.pair.id for o in case.broken}
-    assert "--data-path-addr 192.0.2.2" in finding.remedies[0].manual[1]
+    (remedy,) = finding.remedies
+    assert remedy.role is None and remedy.disruptive
+    join = "on node2: docker swarm join --data-path-addr 192.0.2.2 --token TOKEN 192.0.2.1:2377"
+    assert (remedy.manual[0].split(":")[0], remedy.manual[-1]) == ("on node1", join)
+
+
+def test_the_only_manager_corrects_its_address_where_it_is():
+    fleet = make_fleet(3)
+    advertise(fleet, 1, "198.51.100.77")
+    case = run_case(fleet, unreached("node1"))
+    (found,) = [f for f in case.findings if f.cause == "wrong-advertise-addr"]
+    (step,) = found.remedies[0].manual
+    assert step.startswith("on node1: docker swarm init --force-new-cluster --data-path-addr 192.0.2.1 ")
 
 
 def test_an_address_that_is_translated_one_to_one_works():

@@ -80,7 +80,6 @@ SHOWN: dict[tuple[str, str], Show] = {
     ("tx-csum-inner-bug", "checksum_offload"): test_checksum.test_the_kernels_reason_confirms_without_any_counter,
     ("tx-csum-outer-bug", "checksum_offload"): (test_checksum.test_of_two_hosts_the_one_that_does_not_count_sends_them),
     ("source-vtep-mismatch", "source_address"): test_addressing.test_what_the_receiver_saw_confirms_it,
-    ("wrong-advertise-addr", "swarm_node"): test_roles.test_an_address_that_nobody_reaches,
     ("multi-nic-rpfilter", "rp_filter"): test_addressing.test_a_newer_kernel_says_einval,
     ("if-forwarding-off", "ip_forwarding"): test_roles.test_an_interface_that_does_not_forward,
     ("ip-forward-zero", "ip_forwarding"): test_nat.test_a_policy_is_not_blamed_where_the_kernel_does_not_forward,
@@ -90,7 +89,6 @@ SHOWN: dict[tuple[str, str], Show] = {
         test_causes.test_a_missing_entry_is_blamed_only_for_pairs_that_need_it
     ),
     ("node-not-active", "swarm_node"): functools.partial(test_cluster.test_node_not_active_is_information, "drain"),
-    ("swarm-cert-invalid", "swarm_node"): test_cluster.test_swarm_cert_invalid_tells_whose_clock_is_wrong,
     ("conntrack-full", "conntrack_limits"): (
         test_kernel.test_a_full_table_breaks_at_random_so_it_warns_before_a_pair_fails
     ),

@@ -17,7 +17,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.report.summary import summarise
 from tests.unit.made_fleet import make_fleet, run_case
-from tests.unit.plugins.plugin_utils.causes import test_addressing, test_checksum, test_mtu, test_nat
+from tests.unit.plugins.plugin_utils.causes import test_checksum, test_mtu, test_nat
 from tests.unit.plugins.plugin_utils.causes.docker_fleet import (
     BRIDGE,
     diagnosed,
@@ -332,13 +332,6 @@ def test_a_path_too_small_for_any_segment_is_not_clamped():
 
 
 # ---- the Swarm, names, checksums
-
-
-def test_an_address_that_nobody_reaches():
-    fleet = make_fleet(3)
-    test_addressing.advertise(fleet, 2, "198.51.100.77")
-    found = remedy(run_case(fleet, test_addressing.unreached("node2")), "wrong-advertise-addr")
-    assert (found.hosts, found.disruptive, values(found)) == (("node2",), True, {"nodes": [], "rejoin": True})
 
 
 def told(*servers: str) -> Fleet:
