@@ -7,14 +7,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.lab import Lab, state
 from tests.lab.fleet import Host
 from tests.lab.snapshot import difference
+from tests.playbook import BIN, environment, own_playbook
 from tests.system.test_lab import Traces
+from tests.system.test_remediate import GUARDS, JOURNALS, SYSCTL, own_play, undo_all, wait
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -172,6 +177,33 @@ def test_a_firewall_that_is_enabled_is_there_after_a_reboot(own: Lab, owner: str
     with own.broken(fault, "node2") as expected:
         assert own.reboot("node2", wait=False) == []
         assert state.wait_for(lambda: not own.survey().unexpected(expected["pairs"]), 60, 1)
+    assert not own.survey().broken
+
+
+def test_a_host_that_reboots_while_a_guard_stands_has_its_old_state_and_can_be_repaired(
+    own: Lab, tmp_path: Path
+) -> None:
+    """What was changed at runtime is gone with the boot; what undoes it was noted, and harms nothing."""
+    host, inventory = own.hosts["node2"], own.write_inventory(tmp_path / "inventory.ini")
+    old = parameter(host, "eth0/rp_filter")
+    assert old != "2"
+    undo = ["sysctl", "-w", f"net.ipv4.conf.eth0.rp_filter={old}"]
+    path = own_play(tmp_path, undo, SYSCTL, "ansible.builtin.pause: {seconds: 300}")
+    with open(tmp_path / "output", "w") as output:
+        argv = [str(BIN / "ansible-playbook"), str(path), "-i", str(inventory)]
+        playbook = subprocess.Popen(argv, stdout=output, stderr=output, env=environment(), start_new_session=True)
+        wait(lambda: "[ansible.builtin.pause]" in (tmp_path / "output").read_text(), 120, "no pause")
+        assert own.reboot(host) == []
+        os.killpg(playbook.pid, signal.SIGKILL)
+        playbook.wait(timeout=60)
+    assert parameter(host, "eth0/rp_filter") == old
+    again = own_playbook(inventory, own_play(tmp_path, undo, SYSCTL))
+    assert again.code == 0, again.output
+    assert parameter(host, "eth0/rp_filter") == "2"
+    undo_all(host, inventory)
+    assert parameter(host, "eth0/rp_filter") == old
+    assert not host.path(JOURNALS).exists()
+    assert not host.path(GUARDS).exists()
     assert not own.survey().broken
 
 
