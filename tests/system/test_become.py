@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The way most operators come: as an ordinary user who becomes root by sudo, with modules sent as files."""
+"""The way most operators come: as an ordinary user who becomes root by sudo, with modules sent as files.
+
+And from an inventory whose names are not those that the hosts have for themselves.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from tests.system.test_remediate import at_rest
 
 USER = "operator"
 ACCOUNT = {"/etc/passwd": f"{USER}:x:4711:100::/home/{USER}:/bin/sh\n", "/etc/shadow": f"{USER}:*:19000:0:99999:7:::\n"}
+NAMES = {"node1": "manager.example.com", "node2": "192.0.2.12", "node3": "2001:db8::3"}
 SUDOERS = f"/etc/sudoers.d/{USER}"
 KEYS = "/etc/ssh/lab_authorized_keys"
 
@@ -36,7 +40,8 @@ def inventory(lab: Lab, tmp_path: Path) -> Iterator[Path]:
         host.path(KEYS).chmod(0o644)
     path = tmp_path / "inventory.ini"
     text = lab.inventory()
-    for old, new in (("ansible_user=root", f"ansible_user={USER}"), ("pipelining=true", "pipelining=false")):
+    words = {"ansible_user=root": f"ansible_user={USER}", "pipelining=true": "pipelining=false"}
+    for old, new in (words | {f"\n{name} ": f"\n{other} " for name, other in NAMES.items()}).items():
         assert old in text
         text = text.replace(old, new)
     path.write_text(text)
@@ -55,7 +60,7 @@ def rewrite(host: Host, path: str, text: str) -> None:
 def test_everything_works_for_an_ordinary_user_who_may_become_root(lab: Lab, inventory: Path, tmp_path: Path) -> None:
     first = diagnose(inventory, tmp_path / "healthy")
     assert first.report["verdict"] == "healthy", first.output
-    assert first.report["hosts"].keys() == {host.name for host in lab.docker_hosts}
+    assert first.report["hosts"].keys() == {NAMES[host.name] for host in lab.docker_hosts}
     before = lab.snapshot()  # with what Ansible made in the user's home
     with lab.broken("data-udp-blocked-host-fw:nft-no-counter"):
         broken = lab.snapshot()
@@ -63,6 +68,7 @@ def test_everything_works_for_an_ordinary_user_who_may_become_root(lab: Lab, inv
         assert done.code == 0, done.output
         assert "Traceback" not in done.output, done.output
         assert list(done.outcomes.values()) == ["helped"], done.output
+        assert f"{NAMES['node2']}: firewall_ports cures data-udp-blocked-host-fw" in done.output
         assert not lab.survey().broken
         undone = roll_back(inventory, done)
         assert list(undone.outcomes.values()) == ["taken back"], undone.output
