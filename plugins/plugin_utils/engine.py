@@ -24,6 +24,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import
 
 SCHEMA_VERSION = "1"
 PLAN_LABELS = ("first", "again")
+NODES = 4  # of the Swarm that are named where nothing was asked of them
 
 # The first hop that no longer sees a packet lost in a segment, and the hop a reply misses.
 HOP_AFTER = {
@@ -139,9 +140,19 @@ def _host(host: Host) -> Facts:
     }
 
 
+def _unasked(case: Case) -> t.Iterator[Facts]:
+    """The nodes of the Swarm that nothing was asked of."""
+    nodes = [f"{name} ({ip})" if name else ip for ip, name in sorted(case.fleet.unasked.items())]
+    if nodes:
+        words = ", ".join(nodes[:NODES]) + (f" and {len(nodes) - NODES} more" if len(nodes) > NODES else "")
+        teller = (case.fleet.managers or case.fleet.swarm_hosts)[0]
+        why = "no host that answered is among them: put them into the inventory, or leave the limit out"
+        yield {"check": f"{len(nodes)} other node(s) of the Swarm: {words}", "host": teller.name, "why": why}
+
+
 def checks_skipped(case: Case) -> list[Facts]:
     """Everything that could not be looked at, and why: what the verdict does not cover."""
-    rows: list[Facts] = []
+    rows: list[Facts] = [*_unasked(case)]
     for host in case.fleet.hosts.values():
         if host.error:
             rows.append({"check": "all checks", "host": host.name, "why": host.error})

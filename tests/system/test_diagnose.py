@@ -40,6 +40,16 @@ def test_a_healthy_swarm_yields_nothing_above_info(lab: Lab, tmp_path: Path) -> 
     assert done.report["checks_skipped"] == []
 
 
+@pytest.mark.parametrize(("asked", "left"), [("node1,node3", "node2 (192.0.2.12)"), ("node2,node3", "192.0.2.11")])
+def test_nodes_that_are_left_out_are_said(lab: Lab, tmp_path: Path, asked: str, left: str) -> None:
+    """By a manager with their names; workers alone know of the managers and of whoever is on their overlays."""
+    done = run(lab, tmp_path, "--limit", asked)
+    assert (done.report["verdict"], done.loud) == ("healthy", [])
+    (row,) = done.report["checks_skipped"]
+    assert row["check"] == f"1 other node(s) of the Swarm: {left}"
+    assert row["check"] in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_named_where_it_is_and_nothing_else_is(lab: Lab, tmp_path: Path, fault: str) -> None:
     with lab.broken(fault) as expected:

@@ -10,6 +10,7 @@ itself, not a constant and not an assumption.
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 from collections import Counter
 from dataclasses import dataclass, field
@@ -220,6 +221,27 @@ class Fleet:
                 return {node["id"]: node for node in host.facts.swarm["nodes"]}
         return {}
 
+    @cached_property
+    def unasked(self) -> dict[str, str]:
+        """Addresses of nodes of the Swarm that are no host that answered, with the names the Swarm has for them.
+
+        A manager lists all nodes. Without one, every engine knows the managers, and who is on its overlay networks.
+        """
+        silent = [host for host in self.hosts.values() if not host.answered]
+        own = {host.declared_ip for host in silent}
+        for host in self.answering:
+            swarm = host.facts.swarm
+            own |= {*host.facts.addresses, host.underlay_ip, swarm.get("node_addr"), swarm.get("data_path_addr")}
+        ids = {host.facts.swarm.get("node_id") for host in self.answering}
+        if self.swarm_nodes:
+            names = {host.name.partition(".")[0] for host in silent} | {host.name for host in silent}
+            others = [node for node in self.swarm_nodes.values() if node["id"] not in ids and node["state"] == "ready"]
+            known = {node["addr"]: node["hostname"] for node in others if node["hostname"] not in names}
+        else:
+            known = {address: "" for host in self.swarm_hosts for address in _told(host.facts)}
+        found = {ip: name or "" for ip, name in known.items() if ip and ip not in own and not _unspecified(ip)}
+        return found if self.swarm_nodes or len(found) > len(silent) else {}
+
     def host_of_address(self, ip: str) -> Host | None:
         """The host whose own namespace holds this address."""
         owners = [host for host in self.answering if ip in host.facts.addresses or host.underlay_ip == ip]
@@ -255,3 +277,19 @@ def _load_host(folder: RunFolder, name: str, options: Facts) -> Host:
     if not host.answered and host.error is None:
         host.error = "it returned no facts; the play's output above says why"
     return host
+
+
+def _told(facts: HostFacts) -> t.Iterator[str]:
+    """The addresses of other nodes that an engine knows."""
+    for manager in facts.swarm.get("managers") or []:
+        yield str(manager.get("addr") or "").rpartition(":")[0].strip("[]")
+    for network in facts.networks:
+        if network.get("driver") == "overlay":
+            yield from (str(peer.get("ip") or "") for peer in network.get("peers") or [])
+
+
+def _unspecified(ip: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip).is_unspecified
+    except ValueError:
+        return True

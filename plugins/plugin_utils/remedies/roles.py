@@ -176,8 +176,8 @@ def forward_policy(host: Host, rules: t.Iterable[RuleRef], accepts: list[Facts])
 
 
 def peers_of(case: Case, name: str) -> list[str | None]:
-    """The underlay addresses of the other nodes of the fleet's Swarm."""
-    return [host.underlay_ip for host in case.fleet.swarm_hosts if host.name != name]
+    """The underlay addresses of the other nodes of the fleet's Swarm, those that were not asked among them."""
+    return [*(host.underlay_ip for host in case.fleet.swarm_hosts if host.name != name), *sorted(case.fleet.unasked)]
 
 
 # ---- the host's stack

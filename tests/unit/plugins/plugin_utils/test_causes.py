@@ -251,3 +251,49 @@ def test_facts_with_every_part_missing_never_raise():
 
 def test_overlay_addresses_of_the_made_fleet_differ():
     assert overlay_ip(1) != overlay_ip(2)
+
+
+def node(number: int, state: str = "ready") -> dict[str, str]:
+    row = {"id": f"id{number}", "hostname": f"node{number}", "addr": address(number), "state": state}
+    return {**row, "role": "worker", "availability": "active"}
+
+
+def unasked(fleet: Fleet) -> list[str]:
+    return [row["check"] for row in checks_skipped(run_case(fleet)) if "other node(s) of the Swarm" in row["check"]]
+
+
+def test_nodes_that_a_manager_knows_and_nobody_asked_are_said():
+    fleet = make_fleet(2)
+    fleet.hosts["node1"].facts.facts["swarm"]["nodes"] = [node(1), node(2), node(3), node(4, state="down")]
+    assert unasked(fleet) == ["1 other node(s) of the Swarm: node3 (192.0.2.3)"]
+    fleet = make_fleet(2)
+    fleet.hosts["node1"].facts.facts["swarm"]["nodes"] = [node(1), node(2)]
+    assert unasked(fleet) == []
+
+
+def test_without_a_manager_the_others_are_known_by_their_addresses():
+    def workers() -> Fleet:
+        fleet = make_fleet(2)
+        for host in fleet.hosts.values():
+            host.facts.facts["swarm"] |= {
+                "control_available": False,
+                "managers": [
+                    {"node_id": "x", "addr": "192.0.2.9:2377"},
+                    {"node_id": "y", "addr": "[2001:db8::9]:2377"},
+                ],
+            }
+            host.facts.facts["networks"][0]["peers"] = [{"name": "a", "ip": address(n)} for n in (1, 2, 3)]
+        return fleet
+
+    assert unasked(workers()) == ["3 other node(s) of the Swarm: 192.0.2.3, 192.0.2.9, 2001:db8::9"]
+    fleet = workers()
+    for name in ("node3", "node8", "node9"):  # these may be they
+        fleet.hosts[name] = Host(name, error="Connection refused", unreachable=True)
+    assert unasked(fleet) == []
+
+
+def test_a_host_that_does_not_answer_is_not_said_twice():
+    fleet = make_fleet(2)
+    fleet.hosts["node1"].facts.facts["swarm"]["nodes"] = [node(1), node(2), node(3)]
+    fleet.hosts["node3.example.com"] = Host("node3.example.com", error="Connection refused", unreachable=True)
+    assert unasked(fleet) == []

@@ -84,6 +84,13 @@ def test_a_dropped_tunnel():
     }
 
 
+def test_a_tunnel_is_opened_to_nodes_that_were_not_asked_too():
+    fleet = filtered(dropping(4789, "udp"))
+    for host in fleet.hosts.values():
+        host.facts.facts["swarm"] |= {"control_available": False, "managers": [{"addr": "192.0.2.77:2377"}]}
+    assert values(remedy(lost(fleet), "data-udp-blocked-host-fw"))["peers"] == [*OTHERS, "192.0.2.77"]
+
+
 def test_a_tunnel_that_is_dropped_as_it_leaves():
     found = remedy(lost(filtered(dropping(4789, "udp", hook="output"))), "data-udp-blocked-host-fw")
     assert values(found)["direction"] == "out"
