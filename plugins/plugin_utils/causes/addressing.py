@@ -416,14 +416,15 @@ def _rejoining(case: Case, host: Host, option: str) -> list[str]:
     if leads and not others:
         return [f"on {host.name}: docker swarm init --force-new-cluster {option}   # services and networks stay"]
     manager = others[0].name if others else "a manager"
-    entrance = advertised(others[0]) if others else None
+    entrance = (advertised(others[0]) if others else None) or "MANAGER"
+    entrance = f"[{entrance}]" if ":" in entrance else entrance
     node = host.facts.swarm.get("node_id") or host.name
     return [
         f"on {manager}: docker node update --availability drain {node}",
         *([f"on {manager}: docker node demote {node}   # while the other managers are a majority"] if leads else []),
         f"on {host.name}: docker swarm leave",
         f"on {manager}: docker node rm {node}; docker swarm join-token {'manager' if leads else 'worker'}",
-        f"on {host.name}: docker swarm join {option} --token TOKEN {entrance or 'MANAGER'}:2377",
+        f"on {host.name}: docker swarm join {option} --token TOKEN {entrance}:2377",
     ]
 
 

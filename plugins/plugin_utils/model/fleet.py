@@ -235,8 +235,8 @@ class Fleet:
         ids = {host.facts.swarm.get("node_id") for host in self.answering}
         if self.swarm_nodes:
             names = {host.name.partition(".")[0] for host in silent} | {host.name for host in silent}
-            others = [node for node in self.swarm_nodes.values() if node["id"] not in ids and node["state"] == "ready"]
-            known = {node["addr"]: node["hostname"] for node in others if node["hostname"] not in names}
+            ready = [node for key, node in self.swarm_nodes.items() if key not in ids and node.get("state") == "ready"]
+            known = {node.get("addr"): node.get("hostname") for node in ready if node.get("hostname") not in names}
         else:
             known = {address: "" for host in self.swarm_hosts for address in _told(host.facts)}
         found = {ip: name or "" for ip, name in known.items() if ip and ip not in own and not _unspecified(ip)}

@@ -61,7 +61,9 @@ def _headline(steps: list[Facts], record: Facts, applied: bool) -> str:
         left = f"{bad} of {_count(steps)} NOT TAKEN BACK" if bad else f"{_count(steps)} TAKEN BACK"
         return "crosshost.doctor repair: " + (left if steps else "nothing is in force that could be taken back")
     if not steps:
-        return "crosshost.doctor repair: nothing to do"
+        left = [f"{len(record['refused'])} NOT DONE"] if record["refused"] else []
+        left += [f"{len(record['manual'])} BY HAND"] if record["manual"] else []
+        return "crosshost.doctor repair: " + (", ".join(left) if left else "nothing to do")
     if not applied:
         return f"crosshost.doctor repair: {_count(steps)} SHOWN, nothing changed"
     return f"crosshost.doctor repair: {_count(steps)}, " + (f"{bad} DID NOT HELP" if bad else "DONE")

@@ -328,6 +328,16 @@ def test_what_is_only_shown_names_host_risk_and_the_way_on():
     assert "doctor_undo" not in text
 
 
+def test_without_a_step_it_says_what_is_left_for_others():
+    empty = {**record({}), "rounds": [], "refused": [], "manual": []}
+    assert "repair: nothing to do" in story.tell(empty, "/run/remediation.json")
+    manual = {"hosts": ["node2"], "kind": "cure", "cause": "posture", "manual": ["narrow it"], "risk": "None."}
+    refused = {"hosts": ["node2"], "kind": "cure", "cause": "x", "role": "engine_rules", "why": "…", "risk": "None."}
+    assert "repair: 1 BY HAND" in story.tell({**empty, "manual": [manual]}, "/run/remediation.json")
+    both = story.tell({**empty, "manual": [manual, manual], "refused": [refused]}, "/run/remediation.json")
+    assert "repair: 1 NOT DONE, 2 BY HAND" in both
+
+
 def test_an_undone_repair_tells_what_was_undone_and_fails_for_nothing_else():
     outcomes = {"1-ip_forwarding": {"outcome": "did not help", "why": "still found"}}
     back = {**outcomes, "2-ip_forwarding": {"outcome": "taken back", "why": "as the operator asked"}}
