@@ -61,9 +61,9 @@ def _headline(steps: list[Facts], record: Facts, applied: bool) -> str:
         left = f"{bad} of {_count(steps)} NOT TAKEN BACK" if bad else f"{_count(steps)} TAKEN BACK"
         return "crosshost.doctor repair: " + (left if steps else "nothing is in force that could be taken back")
     if not steps:
-        left = [f"{len(record['refused'])} NOT DONE"] if record["refused"] else []
-        left += [f"{len(record['manual'])} BY HAND"] if record["manual"] else []
-        return "crosshost.doctor repair: " + (", ".join(left) if left else "nothing to do")
+        counts = {"NOT DONE": len(record["refused"]), "BY HAND": len(record["manual"])}
+        words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f"crosshost.doctor repair: {words or 'nothing to do'}"
     if not applied:
         return f"crosshost.doctor repair: {_count(steps)} SHOWN, nothing changed"
     return f"crosshost.doctor repair: {_count(steps)}, " + (f"{bad} DID NOT HELP" if bad else "DONE")
