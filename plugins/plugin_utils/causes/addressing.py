@@ -410,12 +410,16 @@ def _advertised_finding(
 
 
 def _rejoining(case: Case, host: Host, option: str) -> list[str]:
-    """How a node leaves and joins again with another address; the only manager corrects it in place."""
+    """How a node leaves and joins again with another address.
+
+    The only manager corrects it in place, where its engine knows of no other, asked or not: else it would split them.
+    """
     leads = host.facts.is_manager
     others = [peer for peer in case.fleet.swarm_hosts if peer.facts.is_manager and peer is not host]
-    if leads and not others:
+    known = {manager.get("node_id") for manager in host.facts.swarm.get("managers") or []}
+    if leads and not others and known == {host.facts.swarm.get("node_id")}:
         return [f"on {host.name}: docker swarm init --force-new-cluster {option}   # services and networks stay"]
-    manager = others[0].name if others else "a manager"
+    manager = others[0].name if others else "another manager"
     entrance = (advertised(others[0]) if others else None) or "MANAGER"
     entrance = f"[{entrance}]" if ":" in entrance else entrance
     node = host.facts.swarm.get("node_id") or host.name

@@ -216,13 +216,20 @@ def test_an_advertised_address_nobody_comes_to(on_nic: bool):
     assert (remedy.manual[0].split(":")[0], remedy.manual[-1]) == ("on node1", join)
 
 
-def test_the_only_manager_corrects_its_address_where_it_is():
+@pytest.mark.parametrize(("known", "alone"), [(["id1"], True), (["id1", "id9"], False), ([], False)])
+def test_only_the_only_manager_corrects_its_address_where_it_is(known: list[str], alone: bool):
+    """With managers that were not asked, a cluster made anew would be a second one."""
     fleet = make_fleet(3)
     advertise(fleet, 1, "198.51.100.77")
+    fleet.hosts["node1"].facts.facts["swarm"]["managers"] = [
+        {"node_id": name, "addr": "192.0.2.1:2377"} for name in known
+    ]
     case = run_case(fleet, unreached("node1"))
     (found,) = [f for f in case.findings if f.cause == "wrong-advertise-addr"]
-    (step,) = found.remedies[0].manual
-    assert step.startswith("on node1: docker swarm init --force-new-cluster --data-path-addr 192.0.2.1 ")
+    steps = found.remedies[0].manual
+    forced = "on node1: docker swarm init --force-new-cluster --data-path-addr 192.0.2.1 "
+    assert (len(steps) == 1 and steps[0].startswith(forced)) is alone
+    assert any("force-new-cluster" in step for step in steps) is alone
 
 
 def test_an_address_that_is_translated_one_to_one_works():
