@@ -269,9 +269,5 @@ def all_layers(address):
     ]
 
 
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
-
 def is_root() -> bool:
     return os.geteuid() == 0

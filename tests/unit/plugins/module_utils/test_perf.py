@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _perf
+from tests.unit.descriptors import nothing_left_open
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="reads a tracepoint of all processors: needs root")
 
@@ -123,12 +124,13 @@ def test_tracefs_is_read_and_nothing_is_mounted_or_changed() -> None:
 @needs_root
 def test_descriptors_and_rings_are_given_back() -> None:
     layout = _perf.parse_format(_perf.read_format("skb", "kfree_skb"))
-    before = (len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("perf_event"))
-    for _round in range(3):
-        tracepoint = _perf.Tracepoint(layout.id)
-        assert Path("/proc/self/maps").read_text().count("perf_event") > before[1]
-        tracepoint.close()
-    assert (len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("perf_event")) == before
+    before = Path("/proc/self/maps").read_text().count("perf_event")
+    with nothing_left_open():
+        for _round in range(3):
+            tracepoint = _perf.Tracepoint(layout.id)
+            assert Path("/proc/self/maps").read_text().count("perf_event") > before
+            tracepoint.close()
+    assert Path("/proc/self/maps").read_text().count("perf_event") == before
 
 
 @needs_root

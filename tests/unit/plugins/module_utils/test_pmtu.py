@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
 import pytest
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _pmtu_route
+from tests.unit.descriptors import nothing_left_open
 from tests.unit.plugins.module_utils.pmtu_network import PmtuNetwork
 from tests.unit.plugins.module_utils.test_pmtu_truth import why_not
 
@@ -147,9 +147,8 @@ def test_a_namespace_that_is_gone(network: PmtuNetwork):
 
 
 def test_nothing_is_left_open(network: PmtuNetwork):
-    before = len(os.listdir("/proc/self/fd"))
-    network.search_all([{"address": "10.0.3.1"}, {"address": "fc00:3::1"}, {"address": "10.0.1.77"}], timeout=0.2)
-    assert len(os.listdir("/proc/self/fd")) == before
+    with nothing_left_open():
+        network.search_all([{"address": "10.0.3.1"}, {"address": "fc00:3::1"}, {"address": "10.0.1.77"}], timeout=0.2)
 
 
 def test_a_route_that_says_less_than_its_interface(network: PmtuNetwork):

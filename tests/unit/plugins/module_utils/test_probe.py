@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _probe, _probe_base, _probe_tcp
 from ansible_collections.crosshost.doctor.plugins.module_utils._probe_loop import Loop
+from tests.unit.descriptors import nothing_left_open
 from tests.unit.plugins.module_utils import probe_network as net
 
 root = pytest.mark.root
@@ -52,18 +53,19 @@ def test_fifty_dead_peers_cost_one_timeout(network):
     network.router.filter("forward", policy="drop")
     dead = [probe for host in range(100, 150) for probe in net.all_layers(f"198.51.100.{host}")]
     alive = {"layer": "tcp", "address": net.ROUTER, "port": 9}
-    before, limits = net.descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
-    started = time.monotonic()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        report = net.probe(*dead, alive, node=network.client, timeout=1.5)
+        with nothing_left_open():
+            started = time.monotonic()
+            report = net.probe(*dead, alive, node=network.client, timeout=1.5)
+            finished = time.monotonic()
     finally:
         network.reset()
-    assert time.monotonic() - started < 2 * 1.5
+    assert finished - started < 2 * 1.5
     assert {r["status"] for r in report["results"][:-1]} == {"timeout", "silent"}
     assert report["results"][-1]["status"] == "refused"
     assert report["results"][-1]["seconds"] < 1
     assert all(r["sent"] for r in report["results"])
-    assert net.descriptors() == before
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
 
 
@@ -325,15 +327,14 @@ def test_defect_of_the_loop_leaves_what_was_seen(monkeypatch):
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(Loop, "run", broken)
-    before = net.descriptors()
-    report = net.probe(
-        CLOSED, {"layer": "icmp", "address": "127.0.0.1"}, {"layer": "dns", "name": "a", "server": "::1"}
-    )
+    with nothing_left_open():
+        report = net.probe(
+            CLOSED, {"layer": "icmp", "address": "127.0.0.1"}, {"layer": "dns", "name": "a", "server": "::1"}
+        )
     assert [r["status"] for r in report["results"]][:2] == ["refused", "ok"]
     assert report["missing"] == [
         {"section": "probes", "what": "the rest of the probes", "why": "internal error: ZeroDivisionError: oops"}
     ]
-    assert net.descriptors() == before
 
 
 def test_socket_that_a_callback_closed_is_not_served_again():

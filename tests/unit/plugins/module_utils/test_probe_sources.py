@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from ansible_collections.crosshost.doctor.plugins.module_utils import _netns
+from tests.unit.descriptors import nothing_left_open
 from tests.unit.plugins.module_utils import probe_network as net
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not net.is_root(), reason="needs root")]
@@ -52,9 +53,8 @@ def test_namespace_that_cannot_be_entered_costs_its_own_probes_only(network, tmp
         "inode": "1" if kind == "other namespace" else None,
         "probes": [{"id": f"w{n}", **probe} for n, probe in enumerate(net.all_layers("127.0.0.1"))],
     }
-    before = net.descriptors()
-    report = net.probe_all(source, {"netns": network.client.path, "probes": [{"id": "ok", **CLOSED}]})
-    assert net.descriptors() == before
+    with nothing_left_open():
+        report = net.probe_all(source, {"netns": network.client.path, "probes": [{"id": "ok", **CLOSED}]})
     assert path.exists() == (kind in ("file", "fifo"))  # looking creates nothing
     for result in report["results"][:-1]:
         assert (result["status"], result["sent"]) == ("error", 0)
