@@ -49,7 +49,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(services) is a list of C(protocol) and, except for ESP, C(port). C(peers) is a list of addresses.
+    - C(services) is a list of C(protocol) and, except for ESP, C(port). With C(answers) it is what comes back from that
+      port of the peers, on connections the host opened. C(peers) is a list of addresses.
     - Both are empty on a host that is in no Swarm.
   type: dict
   sample:
@@ -57,6 +58,8 @@ _value:
       - {protocol: udp, port: 4789}
       - {protocol: tcp, port: 7946}
       - {protocol: udp, port: 7946}
+      - {protocol: tcp, port: 2377, answers: true}
+      - {protocol: tcp, port: 7946, answers: true}
     peers: [192.0.2.12, 192.0.2.13]
 """
 
@@ -98,14 +101,21 @@ def tunnels(facts: Facts) -> list[Facts]:
 
 
 def control(facts: Facts) -> list[Facts]:
-    """Gossip, and on a manager its own port."""
+    """Gossip, on a manager its own port, and the answers of the peers' gossip and of the other managers."""
     rows: list[Facts] = [{"protocol": protocol, "port": GOSSIP} for protocol in ("tcp", "udp")]
     swarm = facts["swarm"]
+    managers = {row["node_id"]: management_port(row["addr"]) for row in swarm["managers"]}
+    own = managers.pop(swarm["node_id"], MANAGEMENT)
     if swarm["control_available"]:
-        own = [manager["addr"] for manager in swarm["managers"] if manager["node_id"] == swarm["node_id"]]
-        port = str(own[0] if own else "").rpartition(":")[2]
-        rows.append({"protocol": "tcp", "port": int(port) if port.isdigit() else MANAGEMENT})
-    return rows
+        rows.append({"protocol": "tcp", "port": own})
+    asked = sorted({GOSSIP, *managers.values()})
+    return rows + [{"protocol": "tcp", "port": port, "answers": True} for port in asked]
+
+
+def management_port(address: str | None) -> int:
+    """Of a manager's address and port; the engine's own where it says none."""
+    port = str(address or "").rpartition(":")[2]
+    return int(port) if port.isdigit() else MANAGEMENT
 
 
 def encrypted(facts: Facts) -> list[Facts]:

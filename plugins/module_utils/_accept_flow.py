@@ -24,7 +24,10 @@ class AcceptError(Exception):
 
 
 class Flow(t.NamedTuple):
-    """What one rule accepts. version: 4, 6, or None where no address tells; what is None is not looked at."""
+    """What one rule accepts. version: 4, 6, or None where no address tells; what is None is not looked at.
+
+    answers: not what opens a connection to the port, but what comes back from the port on one that is established.
+    """
 
     version: t.Optional[int]
     protocol: t.Optional[str]
@@ -33,6 +36,7 @@ class Flow(t.NamedTuple):
     destination: t.Optional[str]
     iif: t.Optional[str]
     oif: t.Optional[str]
+    answers: bool = False
 
 
 class Wanted(t.NamedTuple):
@@ -85,7 +89,7 @@ def services(rows: t.Iterable[t.Mapping[str, t.Any]], peers: t.Iterable[t.Any], 
     addresses = sorted({host(peer, "peers") for peer in peers}, key=order)
     found: dict[str, Wanted] = {}
     for row in rows:
-        protocol, port = str(row.get("protocol")), row.get("port")
+        protocol, port, answers = str(row.get("protocol")), row.get("port"), bool(row.get("answers"))
         if protocol not in PROTOCOLS:
             raise AcceptError(f"services: protocol {protocol[:40]!r} is none of {', '.join(PROTOCOLS)}.")
         if protocol == "esp":
@@ -93,7 +97,9 @@ def services(rows: t.Iterable[t.Mapping[str, t.Any]], peers: t.Iterable[t.Any], 
                 raise AcceptError("services: esp has no ports.")
         elif not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
             raise AcceptError(f"services: {protocol} needs a port from 1 to 65535, not {str(port)[:40]!r}.")
-        what = protocol if port is None else f"{protocol}/{port}"
+        if answers and protocol != "tcp":
+            raise AcceptError(f"services: {protocol} has no connections, so none of its packets is an answer.")
+        what = (protocol if port is None else f"{protocol}/{port}") + (" answers" if answers else "")
         flows = tuple(
             Flow(
                 version_of(peer),
@@ -103,6 +109,7 @@ def services(rows: t.Iterable[t.Mapping[str, t.Any]], peers: t.Iterable[t.Any], 
                 peer if direction == "out" else None,
                 None,
                 None,
+                answers,
             )
             for peer in addresses
         )

@@ -25,7 +25,8 @@ Bits = tuple[bytes, bytes]  # value, and which bits of it are known
 _VERDICT = -1
 _REGISTERS = 80  # bytes
 _NO_FLAGS = [0, 0, False]
-_NEW = (8).to_bytes(4, sys.byteorder)
+_STATES = {"established": (2).to_bytes(4, sys.byteorder), "new": (8).to_bytes(4, sys.byteorder)}
+_FLAGS, _ACK = 13, 0x10  # where TCP's flags are, and the one that everything but the first packet has (RFC 9293)
 _PASSING = ("counter", "log", "last", "notrack", "nat", "masq", "redir", "dup")
 
 
@@ -69,7 +70,7 @@ def within(field: Bits, low: bytes, high: bytes) -> Truth:
 
 
 class Packet:
-    """The packets of one flow, the first of a connection: fields by header, with what is known of them."""
+    """The packets of one flow, the first of a connection or its answers: by header, with what is known of them."""
 
     def __init__(self, flow: Flow, version: int) -> None:
         self.flow = flow
@@ -86,8 +87,14 @@ class Packet:
                 header[at : at + width] = net.network_address.packed
                 known[at : at + width] = net.netmask.packed
         self.network: Bits = bytes(header), bytes(known)
-        port = (flow.port or 0).to_bytes(2, "big")
-        self.transport: Bits = bytes(2) + port, bytes(2) + (b"\xff\xff" if flow.port else bytes(2))
+        self.state = "established" if flow.answers else "new"
+        transport, bits = bytearray(_FLAGS + 1), bytearray(_FLAGS + 1)
+        if flow.port:
+            place = 0 if flow.answers else 2
+            transport[place : place + 2], bits[place : place + 2] = flow.port.to_bytes(2, "big"), b"\xff\xff"
+        if flow.answers:
+            transport[_FLAGS] = bits[_FLAGS] = _ACK
+        self.transport: Bits = bytes(transport), bytes(bits)
 
     def ends(self, field: str) -> t.Optional[str]:
         return self.flow.source if field == "src" else self.flow.destination
@@ -115,7 +122,7 @@ class Packet:
             if key in ("iifname", "oifname") and self.face(str(key)):
                 return exactly(str(self.face(str(key))).encode().ljust(16, b"\0"))
         if name == "ct" and key == "state":
-            return exactly(_NEW)
+            return exactly(_STATES[self.state])
         return None
 
 
@@ -316,22 +323,26 @@ def _match(expr: Expr, packet: Packet) -> Truth:
         return True
     if expr.get("unknown"):
         return None
-    port = packet.transport[0][2:], packet.transport[1][2:]
+    ports = {end: _part(packet.transport, at, at + 2) for end, at in (("src", 0), ("dst", 2))}
     if name in ("udp", "tcp") and "dport" in info:
         plain = list(info.get("flags", _NO_FLAGS)) == _NO_FLAGS and not any(info.get("option", ()))
         truth: Truth = True if plain and set(info) <= {"sport", "dport", "flags", "option"} else None
-        for field, value in (("sport", (b"\0\0", b"\0\0")), ("dport", port)):
-            low, high, invert = info[field]
+        for end, value in ports.items():
+            low, high, invert = info[f"{end[0]}port"]
             if (low, high, invert) != (0, 65535, False):
                 truth = both(truth, inverted(_between(value, low, high), invert))
         return truth
-    if name == "multiport" and info.get("on") == "dst":
-        hits = [_between(port, low, high) for low, high in info["ranges"]]
+    if name == "multiport" and info.get("on") in ports:
+        hits = [_between(ports[info["on"]], low, high) for low, high in info["ranges"]]
         hit: Truth = True if True in hits else None if None in hits else False
         return inverted(hit, info["invert"])
     if name in ("conntrack", "state") and set(info) == {"state"}:
-        return inverted("new" in info["state"][0], info["state"][1])
+        return inverted(packet.state in info["state"][0], info["state"][1])
     return None
+
+
+def _part(field: Bits, start: int, end: int) -> Bits:
+    return field[0][start:end], field[1][start:end]
 
 
 def _between(port: Bits, low: int, high: int) -> Truth:

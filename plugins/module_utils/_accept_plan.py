@@ -47,6 +47,7 @@ _TABLES = (
     ("flannel", "flannel"), ("cilium", "cilium"), ("libvirt", "libvirt"), ("netavark", "Podman"), ("lxd", "LXD"),
     ("incus", "Incus"), ("f2b-", "fail2ban"), ("crowdsec", "CrowdSec"),
 )  # fmt: skip
+_TRACKED = -200  # NF_IP_PRI_CONNTRACK: in chains before it no packet belongs to a connection
 _UFW, _FIREWALLD = re.compile(r"ufw6?-"), re.compile(r"(IN|FWDI|FWDO|FWD)_|.*_(ZONES|POLICIES_pre|direct)$")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@/+-]{0,127}")
 
@@ -74,7 +75,7 @@ class Edit:
 @dataclasses.dataclass
 class Plan:
     edits: list[Edit]
-    managed: list[Row]  # chains that may drop it and belong to a program that makes its rules again
+    managed: list[Row]  # chains that may drop it, and where an own rule would not last or not do
 
     @property
     def changed(self) -> bool:
@@ -202,6 +203,14 @@ def _decide(plan: Plan, judge: Judge, base: Chain, item: Wanted, named: bool, sp
             words = _words(base, owner, item)
             plan.managed.append({**_row(base), "owner": owner, "comment": item.comment, "words": words})
         return
+    if _before_tracking(base) and any(flow.answers for flow in item.flows):
+        if drops or named:
+            words = (
+                f"Chain {base['name']} of table {base['family']} {base['table']} may drop {item.comment[len(MARK) :]}, "
+                "and comes before connection tracking: what is an answer cannot be told there. Narrow what drops it."
+            )
+            plan.managed.append({**_row(base), "owner": None, "comment": item.comment, "words": words})
+        return
     place = Place(backend_of(base), base["family"], base["table"], chain["name"])
     if not _NAME.fullmatch(place.table) or not _NAME.fullmatch(place.chain):
         raise AcceptError(f"The chain {place.chain!r} of table {place.table!r} has a name that is not dealt with.")
@@ -217,6 +226,12 @@ def _decide(plan: Plan, judge: Judge, base: Chain, item: Wanted, named: bool, sp
     if any((edit.place, edit.comment) == (place, item.comment) for edit in plan.edits):
         return
     plan.edits.append(Edit(place, item.comment, flows, old, had, add, remove, readable))
+
+
+def _before_tracking(base: Chain) -> bool:
+    return base["hook"] in ("ingress", "egress") or (
+        base["hook"] in ("prerouting", "output") and base["priority"] <= _TRACKED
+    )
 
 
 def _room(judge: Judge, base: Chain, item: Wanted) -> Chain:

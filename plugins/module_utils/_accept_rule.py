@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 import typing as t
 
 from ansible_collections.crosshost.doctor.plugins.module_utils._accept_flow import NUMBERS, Flow, network, order
@@ -18,6 +19,7 @@ _FIELDS = {
     ("network", 8, 16): (6, "source"),
     ("network", 24, 16): (6, "destination"),
 }
+_ESTABLISHED = (2).to_bytes(4, sys.byteorder)  # NF_CT_STATE_BIT, linux/netfilter/nf_conntrack_common.h
 _VERSIONS = {"02": 4, "0a": 6, "0800": 4, "86dd": 6}
 
 
@@ -71,11 +73,17 @@ def nft_rule(place: Place, group: Group, comment: str) -> dict[str, t.Any]:
             right = shown[0] if len(shown) == 1 else {"set": shown}
             expr.append(_equal({"payload": {"protocol": header, "field": field}}, right))
     if flow.port:
-        expr.append(_equal({"payload": {"protocol": flow.protocol, "field": "dport"}}, flow.port))
+        expr.append(_equal({"payload": {"protocol": flow.protocol, "field": _port(flow)}}, flow.port))
     elif flow.protocol:
         expr.append(_equal({"meta": {"key": "l4proto"}}, flow.protocol))
+    if flow.answers:
+        expr.append({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "established"}})
     expr += [{"counter": {"packets": 0, "bytes": 0}}, {"accept": None}]
     return {"family": place.family, "table": place.table, "chain": place.chain, "comment": comment, "expr": expr}
+
+
+def _port(flow: Flow) -> str:
+    return "sport" if flow.answers else "dport"
 
 
 def _equal(left: dict[str, t.Any], right: t.Any) -> dict[str, t.Any]:
@@ -96,9 +104,11 @@ def nft_text(group: Group, comment: str) -> str:
         if values:
             words.append(f"{header} {field} " + (values[0] if len(values) == 1 else "{ " + ", ".join(values) + " }"))
     if flow.port:
-        words.append(f"{flow.protocol} dport {flow.port}")
+        words.append(f"{flow.protocol} {_port(flow)} {flow.port}")
     elif flow.protocol:
         words.append(f"meta l4proto {flow.protocol}")
+    if flow.answers:
+        words.append("ct state established")
     return " ".join([*words, f'counter accept comment "{comment}"'])
 
 
@@ -115,7 +125,9 @@ def iptables_match(flow: Flow, comment: str) -> list[str]:
     if flow.protocol:
         argv += ["-p", flow.protocol]
     if flow.port:
-        argv += ["-m", str(flow.protocol), "--dport", str(flow.port)]
+        argv += ["-m", str(flow.protocol), f"--{_port(flow)}", str(flow.port)]
+    if flow.answers:
+        argv += ["-m", "conntrack", "--ctstate", "ESTABLISHED"]
     return [*argv, "-m", "comment", "--comment", comment, "-j", "ACCEPT"]
 
 
@@ -157,7 +169,8 @@ class _Reader:
         if name == "immediate":
             self.accepts = expr.get("verdict") == "accept"
             return self.accepts
-        work = {"meta": self._load, "payload": self._load, "bitwise": self._mask, "cmp": self._compare}
+        work = {"meta": self._load, "payload": self._load, "ct": self._load}
+        work.update(bitwise=self._mask, cmp=self._compare)
         work.update(lookup=self._lookup, ip=self._fixed, match=self._match)
         return name in work and work[name](expr)
 
@@ -166,9 +179,12 @@ class _Reader:
             field = str(expr["key"])
             self.registers[expr["dreg"]] = (field, -1)
             return field in ("l4proto", "nfproto", "protocol", "iifname", "oifname")
-        if (expr["base"], expr["offset"], expr["len"]) == ("transport", 2, 2):
-            self.registers[expr["dreg"]] = ("port", -1)
-            return True
+        if expr["name"] == "ct":
+            self.registers[expr["dreg"]] = ("state", -1)
+            return expr["key"] == "state"
+        if expr["base"] == "transport":
+            self.registers[expr["dreg"]] = ("sport" if expr["offset"] == 0 else "dport", -1)
+            return expr["offset"] in (0, 2) and expr["len"] == 2
         for (base, offset, width), (version, field) in _FIELDS.items():
             # nft loads only the bytes that a /8, /16 or /24 compares.
             if expr["base"] == base and expr["offset"] == offset and expr["len"] <= width:
@@ -182,6 +198,9 @@ class _Reader:
     def _mask(self, expr: t.Mapping[str, t.Any]) -> bool:
         field, _length = self.registers[expr["sreg"]]
         mask = bytes.fromhex(expr["mask"])
+        if field == "state":
+            self.registers[expr["dreg"]] = ("states", -1)
+            return mask == _ESTABLISHED and not bytes.fromhex(expr["xor"]).strip(b"\0")
         bits = bin(int.from_bytes(mask, "big"))[2:].zfill(len(mask) * 8)
         self.registers[expr["dreg"]] = (field, bits.count("1"))
         return field in ("source", "destination") and "01" not in bits and not bytes.fromhex(expr["xor"]).strip(b"\0")
@@ -189,6 +208,8 @@ class _Reader:
     def _compare(self, expr: t.Mapping[str, t.Any]) -> bool:
         field, length = self.registers[expr["sreg"]]
         data = bytes.fromhex(expr["data"])
+        if field == "states":
+            return expr["op"] == "neq" and not data.strip(b"\0") and self._set("answers", True)
         if expr["op"] != "eq":
             return False
         if field in ("nfproto", "protocol"):
@@ -199,8 +220,8 @@ class _Reader:
             return True
         if field == "l4proto":
             return self._set("protocol", NUMBERS[data[0]])
-        if field == "port":
-            return self._set("port", int.from_bytes(data, "big"))
+        if field in ("sport", "dport"):
+            return self._set(field, int.from_bytes(data, "big"))
         if field in ("iifname", "oifname"):
             # Without its end it is the beginning of names.
             return b"\0" in data and self._set(field[:3], data.rstrip(b"\0").decode("ascii"))
@@ -233,18 +254,19 @@ class _Reader:
     def _match(self, expr: t.Mapping[str, t.Any]) -> bool:
         if expr["match"] == "comment":
             return True
-        low, high, invert = expr["info"]["dport"]
-        plain = expr["info"]["sport"] == [0, 65535, False] and set(expr["info"]) <= {
-            "sport",
-            "dport",
-            "flags",
-            "option",
-        }
-        if expr["match"] not in ("udp", "tcp") or low != high or invert or not plain:
+        info = expr["info"]
+        if expr["match"] == "conntrack":
+            return info == {"state": [["established"], False]} and self._set("answers", True)
+        plain = set(info) <= {"sport", "dport", "flags", "option"}
+        if expr["match"] not in ("udp", "tcp") or not plain:
             return False
-        if tuple(expr["info"].get("flags", (0, 0, False))) != (0, 0, False) or any(expr["info"].get("option", ())):
+        if tuple(info.get("flags", (0, 0, False))) != (0, 0, False) or any(info.get("option", ())):
             return False
-        return self._set("port", low)
+        for field in ("sport", "dport"):
+            low, high, invert = info[field]
+            if (low, high, invert) != (0, 65535, False) and (low != high or invert or not self._set(field, low)):
+                return False
+        return True
 
     def _set(self, field: str, value: t.Any) -> bool:
         return self.found.setdefault(field, value) == value
@@ -258,9 +280,12 @@ class _Reader:
         sources, destinations = found.get("source", [None]), found.get("destination", [None])
         addressed = sources != [None] or destinations != [None]
         version = self.version if addressed or self.chain["family"] not in ("ip", "ip6") else None
-        port, protocol = found.get("port"), found.get("protocol")
+        answers, protocol = found.get("answers", False), found.get("protocol")
+        port, other = (found.get(field) for field in (("sport", "dport") if answers else ("dport", "sport")))
+        if other is not None:
+            raise ValueError("a port of the other end")
         return [
-            Flow(version, protocol, port, source, destination, found.get("iif"), found.get("oif"))
+            Flow(version, protocol, port, source, destination, found.get("iif"), found.get("oif"), answers)
             for source in sources
             for destination in destinations
         ]

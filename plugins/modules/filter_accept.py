@@ -58,8 +58,14 @@ options:
         choices: [tcp, udp, esp]
         required: true
       port:
-        description: The destination port. Not with V(esp).
+        description: The port of whoever is asked. Not with V(esp).
         type: int
+      answers:
+        description:
+          - Whether to accept, instead of connections to the port, what comes back from it on established ones. Only
+            with V(tcp). A host whose filter drops that cannot ask anybody.
+        type: bool
+        default: false
   peers:
     description: The addresses of the peers, IPv4 or IPv6. Each goes into the tables of its family.
     type: list
@@ -185,8 +191,9 @@ edits:
       removed: []
 managed:
   description:
-    - Chains that may drop the traffic, or were named, and are filled by a program (C(owner)). They were not edited.
-      C(words) is this for people.
+    - Chains that may drop the traffic, or were named, and were not edited, because they are filled by a program
+      (C(owner)), or come before connection tracking and so cannot tell what is an answer (C(owner) is null). C(words)
+      is this for people.
   returned: success
   type: list
   elements: dict
@@ -267,6 +274,7 @@ ARGUMENTS: dict[str, t.Any] = {
         "options": {
             "protocol": {"type": "str", "choices": ["tcp", "udp", "esp"], "required": True},
             "port": {"type": "int"},
+            "answers": {"type": "bool", "default": False},
         },
     },
     "peers": {"type": "list", "elements": "str", "default": []},

@@ -40,7 +40,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.crossing i
     probe_evidence,
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.packet_filter import TUNNEL, Drop, drops
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner import rule_words
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner import Service, rule_words
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.traced import (
     between_nics,
     broken_traces,
@@ -319,7 +319,7 @@ def _dropped_finding(case: Case, host: str, direction: str, rows: list[tuple[Obs
                 case.host(host),
                 [drop.rule for drop in candidates],
                 direction,
-                [("udp", port)],
+                [Service("udp", port)],
                 [*roles.peers_of(case, host), *(case.host(name).underlay_ip for name in peers)],
             )
         ],

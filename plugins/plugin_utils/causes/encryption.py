@@ -32,6 +32,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     pair_ids,
     severity_of,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner import Service
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import (
     INBOUND,
     Packet,
@@ -424,7 +425,7 @@ def decide_esp_filtered(case: Case) -> t.Iterator[Finding]:
     def remedies(name: str, rule: RuleRef) -> list[Remedy]:
         host = case.host(name)
         manual = ["accept IP protocol 50 (esp) from the other nodes: iptables -I INPUT -p esp -s PEER -j ACCEPT"]
-        steps = roles.firewall_ports(host, [rule], "in", [("esp", None)], roles.peers_of(case, name))
+        steps = roles.firewall_ports(host, [rule], "in", [Service("esp")], roles.peers_of(case, name))
         return [step.remedy("cure", manual, "From the nodes' addresses only.") for step in steps]
 
     yield from _filter_findings(case, "esp-blocked", esp, "ESP (IP protocol 50)", remedies)

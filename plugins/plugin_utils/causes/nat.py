@@ -45,6 +45,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner
     DOCKER,
     OPERATOR,
     UNKNOWN,
+    accepting,
     hidden_in_legacy,
     owner_of,
     owner_words,
@@ -144,10 +145,10 @@ def _stopped(case: Case, stops: list[routed.Stop], broken: list[Observation]) ->
         hosts=[host.name],
         segment="host-stack" if cause == POLICY else stop.crossing.segment,
         network=broken[0].pair.network if own and len({o.pair.network for o in broken}) == 1 else None,
-        summary=f"{place} drops {_victims(broken)}: {rule_words(rule)}{owner_words(owner)}",
+        summary=f"{place} drops {_victims(broken, host.name)}: {rule_words(rule)}{owner_words(owner)}",
         evidence=evidence,
         explains=pair_ids(broken),
-        remedies=_rule_remedies(case, stop, broken, cause, owner, inside),
+        remedies=_rule_remedies(case, stops, broken, cause, owner, inside),
     )
 
 
@@ -163,24 +164,27 @@ def _namespace_words(host: Host, namespace: Namespace) -> str:
     return f"the namespace of container {container}" if container else f"an {namespace.kind} namespace"
 
 
-def _victims(broken: list[Observation]) -> str:
+def _victims(broken: list[Observation], host: str) -> str:
     words = {
         "egress": "what containers send to the outside",
         "published": "what comes for published ports",
+        "asked": "what answers from published ports of other hosts",
         "hairpin": "what containers send to their own host's ports",
         "overlay": "traffic between containers",
         "local": "traffic between containers of one host",
     }
-    kinds = [words[kind] for kind in words if any(o.pair.kind == kind for o in broken)]
-    return f"{' and '.join(kinds)} ({len(broken)} pair(s))"
+    asked = {"published": "asked"}
+    present = {asked.get(o.pair.kind, o.pair.kind) if o.pair.src.host == host else o.pair.kind for o in broken}
+    return f"{' and '.join(words[kind] for kind in words if kind in present)} ({len(broken)} pair(s))"
 
 
 def _rule_remedies(
-    case: Case, stop: routed.Stop, broken: list[Observation], cause: str, owner: str, inside: str
+    case: Case, stops: list[routed.Stop], broken: list[Observation], cause: str, owner: str, inside: str
 ) -> list[Remedy]:
     """Only a policy is amended by a role: a rule for one port or container may be meant, whoever made it."""
+    stop = stops[0]
     if cause != POLICY:
-        return [_rule_remedy(stop, cause, owner, inside)]
+        return [_rule_remedy(stops, cause, owner, inside)]
     host = stop.crossing.host
     manual = (
         f"on {host.name}: {_forward_accept(stop.rule, owner, stop)}",
@@ -240,7 +244,8 @@ def _accept_of(host: Host, packet: Packet) -> Facts:
     }
 
 
-def _rule_remedy(stop: routed.Stop, cause: str, owner: str, inside: str) -> Remedy:
+def _rule_remedy(stops: list[routed.Stop], cause: str, owner: str, inside: str) -> Remedy:
+    stop = stops[0]
     rule, host = stop.rule, stop.crossing.host.name
     where = f"{rule.family} {rule.table} {rule.chain}"
     if owner == OPERATOR:
@@ -273,6 +278,17 @@ def _rule_remedy(stop: routed.Stop, cause: str, owner: str, inside: str) -> Reme
             ),
             "Recreating the container interrupts it; restarting the engine interrupts all of the host.",
             disruptive=True,
+        )
+    if rule.why == "policy":
+        accepts = list(dict.fromkeys(accepting(one.rule, one.crossing.packet, inside) for one in stops))
+        return Remedy(
+            "cure",
+            (
+                f"on {host}: {verify(rule, inside)}",
+                *accepts,
+                "lasting: in whatever makes this chain: its script, or nftables.conf",
+            ),
+            "The policy may be meant: accept what is needed, and leave it as it is.",
         )
     maker = f"{owner}'s own configuration" if owner != UNKNOWN else "whatever made it: its script, or nftables.conf"
     return Remedy(

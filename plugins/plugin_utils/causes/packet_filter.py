@@ -32,6 +32,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
 )
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner import (
     CALICO,
+    Service,
     hidden_in_legacy,
     opening,
     owner_of,
@@ -61,6 +62,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 TUNNEL, GOSSIP, GOSSIP_UDP, MANAGEMENT, REACH = "tunnel", "gossip", "gossip-udp", "management", "reach"
+ASKED = "asked"  # answers of published ports, at the host that asks: told along with what else their rule drops
 
 CAUSE_OF = {
     TUNNEL: "data-udp-blocked-host-fw",
@@ -75,7 +77,7 @@ CARRIES = {
     MANAGEMENT: "the managers' port",
     REACH: "other host traffic",
 }
-ORDER = (TUNNEL, GOSSIP, GOSSIP_UDP, MANAGEMENT, REACH)
+ORDER = (TUNNEL, GOSSIP, GOSSIP_UDP, MANAGEMENT, REACH, ASKED)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Flow:
     reply: bool = False
 
     @property
-    def words(self) -> str:
-        return f"{self.protocol}/{self.port}" if self.port else self.protocol
+    def service(self) -> Service:
+        return Service(self.protocol, self.port, self.reply)
 
 
 @dataclass
@@ -142,12 +144,13 @@ def _packet(case: Case, flow: Flow, iif: str | None, oif: str | None) -> Packet:
     if flow.protocol == "icmp":
         common.update(protocol="icmp6" if family == 6 else "icmp", icmp_code=0)
         common["icmp_type"] = {(4, False): 8, (4, True): 0, (6, False): 128, (6, True): 129}[family, flow.reply]
-    elif flow.reply:
-        common.update(protocol=flow.protocol, sport=flow.port)
+    elif flow.protocol == "tcp":
+        # Who asks does so from a port of its kernel's range: an accept for a service does not admit the answers.
+        own = case.host(flow.dst if flow.reply else flow.src).facts.root.ephemeral_port
+        ports = {"sport": flow.port, "dport": own} if flow.reply else {"sport": own, "dport": flow.port}
+        common.update(protocol="tcp", tcp_flags=("syn", "ack") if flow.reply else ("syn",), **ports)
     else:
         common.update(protocol=flow.protocol, dport=flow.port)
-    if flow.protocol == "tcp":
-        common["tcp_flags"] = ("syn", "ack") if flow.reply else ("syn",)
     state, direction = (("established",), "reply") if flow.reply else (("new",), "original")
     return Packet(**common, ct_state=state, ct_direction=direction)
 
@@ -179,7 +182,19 @@ def _evaluate(case: Case) -> list[Drop]:
                     continue
                 packet = _packet_at(case, flow, host, direction)
                 _record(found, host, direction, flow, path_fate(rulesets[host], packet, path))
+    for observation in _published(case):
+        for probe in observation.pair.probes:
+            src, dst = (case.host(name) for name in observation.pair.hosts if name)
+            flow = Flow(ASKED, dst.name, src.name, "tcp", probe.port, reply=True)
+            if probe.layer == "tcp" and src.name in rulesets:
+                packet = _packet_at(case, flow, src.name, "in")
+                _record(found, src.name, "in", flow, path_fate(rulesets[src.name], packet, INBOUND))
     return list(found.values())
+
+
+def _published(case: Case) -> list[Observation]:
+    """What hosts ask of other hosts' published ports."""
+    return [o for o in case.observations if o.pair.kind == "published" and all(o.pair.hosts)]
 
 
 def _record(
@@ -217,6 +232,8 @@ def _encrypted(case: Case, observation: Observation) -> bool:
 def _pairs_of(case: Case, flow: Flow) -> list[Observation]:
     asked = case.host_pair(flow.dst, flow.src) if flow.reply else case.host_pair(flow.src, flow.dst)
     own = [asked] if asked is not None and _layer_failed(asked, flow) else []
+    if flow.purpose == ASKED:
+        return [o for o in _published(case) if o.pair.hosts == (flow.dst, flow.src) and _layer_failed(o, flow)]
     if flow.purpose == TUNNEL:
         return own + case.between(flow.src, flow.dst)
     if flow.purpose == GOSSIP:
@@ -305,7 +322,7 @@ def decide_reach(case: Case) -> t.Iterator[Finding]:
 def decide_possible(case: Case) -> t.Iterator[Finding]:
     """Rules that might drop: only for pairs still unexplained, by counter or as the one candidate."""
     open_pairs = {o.pair.id for o in case.unexplained}
-    candidates = [d for d in drops(case) if not d.certain and d.purpose != REACH and not contradicted(case, d)]
+    candidates = [d for d in drops(case) if not d.certain and d.purpose in CAUSE_OF and not contradicted(case, d)]
     for drop in candidates:
         broken = [o for o in victims(case, drop) if o.pair.id in open_pairs]
         rivals = [d for d in candidates if d is not drop and {o.pair.id for o in victims(case, d)} & open_pairs]
@@ -368,7 +385,7 @@ def _finding(case: Case, members: list[Drop]) -> Finding:
     broken = list({o.pair.id: o for drop in members for o in victims(case, drop)}.values())
     moves = [_moved(case, drop) for drop in members]
     carried = [flow for drop in members for flow in drop.flows if flow.purpose != REACH]
-    ports = ", ".join(sorted({flow.words for flow in carried}))
+    ports = ", ".join(sorted({flow.service.words for flow in carried}))
     peers = sorted({peer for drop in members for peer in drop.peers})
     where = "arriving from" if first.direction == "in" else "leaving for"
     more = f" and {len(members) - 1} more" if len(members) > 1 else ""
@@ -462,21 +479,10 @@ def _remedies(case: Case, members: list[Drop]) -> list[Remedy]:
     first = members[0]
     host = case.host(first.host)
     rules = {rule.ref: rule for drop in members for rule in (drop.rule, *drop.also.values())}
-    asked = [flow for drop in members for flow in drop.flows if flow.purpose != REACH and not flow.reply]
+    carried = {flow.service for drop in members for flow in drop.flows if flow.purpose != REACH}
     peers = [*roles.peers_of(case, host.name), *(case.host(name).underlay_ip for d in members for name in d.peers)]
-    steps = roles.firewall_ports(
-        host, rules.values(), first.direction, {(flow.protocol, flow.port) for flow in asked}, peers
-    )
-    if _answers(members):
-        steps = [roles.NOBODY]  # the role accepts questions: with their answers dropped, nothing would be gained
+    steps = roles.firewall_ports(host, rules.values(), first.direction, carried, peers)
     return [_remedy(step, _opening(case, members)) for step in steps]
-
-
-def _answers(members: list[Drop]) -> list[str]:
-    """The TCP answers, in words, that the rules drop together with the questions they are about."""
-    purpose = min((drop.purpose for drop in members), key=ORDER.index)
-    flows = [flow for drop in members for flow in drop.flows if flow.purpose == purpose != REACH]
-    return sorted({f"{flow.protocol} from port {flow.port}" for flow in flows if flow.reply})
 
 
 def _remedy(step: roles.Step, manual: list[str]) -> Remedy:
@@ -493,11 +499,10 @@ def _opening(case: Case, members: list[Drop]) -> list[str]:
     lines = []
     for drop in members:
         peers = [case.host(name).underlay_ip or name for name in drop.peers]
-        ports = sorted({(flow.protocol, flow.port) for flow in drop.flows if flow.port and not flow.reply})
+        needed = [flow for flow in drop.flows if flow.purpose != REACH] or drop.flows
+        services = sorted({flow.service for flow in needed if flow.port}, key=lambda one: (one.answers, one))
         owner = owner_of(drop.rule, case.host(drop.host))
-        lines += opening(drop.rule, owner, drop.host, drop.direction, peers, ports)
-    if answers := _answers(members):
-        lines.append(f"there as well, what answers them ({', '.join(answers)}), of connections that are established")
+        lines += opening(drop.rule, owner, drop.host, drop.direction, peers, services)
     return list(dict.fromkeys(lines))
 
 
@@ -529,7 +534,7 @@ CAUSES = [
     Cause(
         "gossip-7946-blocked",
         "A host's own packet filter drops gossip",
-        "base chains at the sender's output and the receiver's input for 7946; entries that engines withdrew",
+        "base chains at the sender's output and the receiver's input for 7946 and its answers; withdrawn entries",
         "a node without a task on a network is missing among its peers by design",
         decide(GOSSIP),
         remedy="accept 7946, TCP and UDP, from the other nodes",

@@ -234,11 +234,14 @@ def _published(case: Case, observation: Observation, protocol: str, port: int | 
     if arriving is None:
         return []
     host, root = case.host(str(pair.dst.host)), case.host(str(pair.dst.host)).facts.root
-    found = []
+    found, last = [], []
     source = case.fleet.hosts.get(pair.src.host or "")
     if source is not None and source is not host and source.answered:
         leaving = replace(arriving, iif="", oif=_nic(source), src_type="local", dst_type="unicast")
         found.append(Crossing(source, source.facts.root, "host-filter-out", leaving, OUTBOUND))
+        answer = shape(protocol, host.underlay_ip or "", arriving.src or "", port, True, iif=_nic(source), oif="")
+        answer = replace(answer, dport=source.facts.root.ephemeral_port, src_type="unicast", dst_type="local")
+        last.append(Crossing(source, source.facts.root, "host-filter-in", answer, INBOUND))
     elif source is host:
         own = attachment(host.facts, pair.src.container_id)
         if own:
@@ -246,11 +249,11 @@ def _published(case: Case, observation: Observation, protocol: str, port: int | 
             found.append(Crossing(host, own.namespace, "container", leaving, OUTBOUND))
     after = translated(host, arriving)
     if after is None:
-        return [*found, Crossing(host, root, "host-filter-in", arriving, ARRIVES)]
+        return [*found, Crossing(host, root, "host-filter-in", arriving, ARRIVES), *last]
     if after.dnat:
-        return found + _forwarded_in(host, arriving, after)
+        return found + _forwarded_in(host, arriving, after) + last
     found.append(Crossing(host, root, "host-filter-in", arriving, INBOUND))
-    return found + _proxied(host, observation, protocol)
+    return found + _proxied(host, observation, protocol) + last
 
 
 def _forwarded_in(host: Host, arriving: Packet, after: Packet) -> list[Crossing]:

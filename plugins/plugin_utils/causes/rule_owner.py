@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Facts
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import RuleRef
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import Packet, RuleRef
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 
 UNKNOWN = "not known"
@@ -120,19 +120,64 @@ def rule_source(rule: RuleRef, owner: str) -> str:
 
 def verify(rule: RuleRef, inside: str = "") -> str:
     """The command that shows the rule with its counter. C(inside): what has to stand before it, for a namespace."""
-    tool = "ip6tables" if rule.family == "ip6" else "iptables"
-    if rule.backend == "legacy":
-        return f"{inside}{tool}-legacy -t {rule.table} -vnL {rule.chain} --line-numbers"
-    if rule.family in ("ip", "ip6") and rule.table in IPTABLES_TABLES:
+    if tool := _iptables(rule):
         return f"{inside}{tool} -t {rule.table} -vnL {rule.chain} --line-numbers"
     return f"{inside}nft -a list chain {rule.family} {rule.table} {rule.chain}"
 
 
+def _iptables(rule: RuleRef) -> str | None:
+    """The program whose chain it is; None where it is nft's."""
+    tool = "ip6tables" if rule.family == "ip6" else "iptables"
+    if rule.backend == "legacy":
+        return f"{tool}-legacy"
+    return tool if rule.family in ("ip", "ip6") and rule.table in IPTABLES_TABLES else None
+
+
+def accepting(policy: RuleRef, packet: Packet, inside: str = "") -> str:
+    """The command that lets such packets pass a chain whose policy drops them: at its end, where no rule is before."""
+    arrives = policy.hook.rpartition(":")[2] in ("ingress", "prerouting", "input")
+    face = packet.iif if arrives else packet.oif
+    answer = packet.ct_state == ("established",)
+    if tool := _iptables(policy):
+        match = f"{'-i' if arrives else '-o'} {face} -p {packet.protocol}"
+        match += f" --dport {packet.dport}" if packet.dport else ""
+        match = "-m conntrack --ctstate ESTABLISHED,RELATED" if answer else match
+        return f"{inside}{tool} -t {policy.table} -A {policy.chain} {match} -j ACCEPT"
+    match = f"{'iifname' if arrives else 'oifname'} {face} "
+    match += f"{packet.protocol} dport {packet.dport}" if packet.dport else f"meta l4proto {packet.protocol}"
+    match = "ct state established,related" if answer else match
+    return f"{inside}nft add rule {policy.family} {policy.table} {policy.chain} {match} accept"
+
+
+class Service(t.NamedTuple):
+    """What a packet filter has to let pass: a port of whoever is asked, or what answers from it (TCP)."""
+
+    protocol: str
+    port: int | None = None
+    answers: bool = False
+
+    @property
+    def words(self) -> str:
+        what = f"{self.protocol}/{self.port}" if self.port else self.protocol
+        return f"answers of {what}" if self.answers else what
+
+    @property
+    def can_be_opened(self) -> bool:
+        return self.protocol == "esp" or (self.protocol in ("tcp", "udp") and bool(self.port))
+
+    @property
+    def row(self) -> dict[str, t.Any]:
+        """For the variables of firewall_ports."""
+        found: dict[str, t.Any] = {"protocol": self.protocol}
+        return found | ({"port": self.port} if self.port else {}) | ({"answers": True} if self.answers else {})
+
+
 def opening(
-    rule: RuleRef, owner: str, host: str, direction: str, peers: t.Sequence[str], ports: t.Sequence[tuple[str, int]]
+    rule: RuleRef, owner: str, host: str, direction: str, peers: t.Sequence[str], services: t.Sequence[Service]
 ) -> list[str]:
     """How the owner of a rule is told to let these ports pass from (or to) these peers only."""
     incoming = direction == "in"
+    ports = [(one.protocol, one.port) for one in services if not one.answers]
     if owner == FIREWALLD and incoming:
         steps = [f"on {host}:"]
         for protocol, port in ports:
@@ -165,10 +210,12 @@ def opening(
     place = f"{rule.family} {rule.table} {rule.chain}"
     maker = "look in nftables.conf, scripts, saved rulesets" if owner == UNKNOWN else f"made by {owner}"
     steps = [f"On {host}, in the chain that drops ({place}; {maker}), accept before the dropping rule:"]
-    for protocol, port in ports:
+    family = "ip6" if any(":" in peer for peer in peers) else "ip"
+    for one in services:
+        match = f"sport {one.port} ct state established" if one.answers else f"dport {one.port}"
         steps.append(
-            f"  {ends} {', '.join(peers)}: {protocol}/{port}  (nft: ip {side} {{ {', '.join(peers)} }} "
-            f"{protocol} dport {port} accept)"
+            f"  {ends} {', '.join(peers)}: {one.words}  (nft: {family} {side} {{ {', '.join(peers)} }} "
+            f"{one.protocol} {match} accept)"
         )
     return steps
 

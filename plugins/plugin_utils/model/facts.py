@@ -55,6 +55,12 @@ class Namespace:
         return self.facts.get("sysctls") or {}
 
     @property
+    def ephemeral_port(self) -> int | None:
+        """A port the kernel gives its own connections, the middle of their range; None where that was not read."""
+        low, _blank, high = str(self.sysctls.get("net.ipv4.ip_local_port_range", "")).partition(" ")
+        return (int(low) + int(high)) // 2 if low.isdigit() and high.isdigit() else None
+
+    @property
     def filter(self) -> Facts:
         return self.facts.get("filter") or {}
 

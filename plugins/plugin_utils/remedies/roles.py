@@ -20,6 +20,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner
     IPTABLES_TABLES,
     UFW,
     UNKNOWN,
+    Service,
     owner_of,
     runs,
 )
@@ -138,23 +139,19 @@ def firewall_ports(
     host: Host,
     rules: t.Iterable[RuleRef],
     direction: str,
-    services: t.Iterable[tuple[str, int | None]],
+    services: t.Iterable[Service],
     peers: t.Iterable[str | None],
 ) -> list[Step]:
     """Accept these services from (or to) these peers in every base chain that drops them: a step for each owner."""
-    wanted = [
-        {"protocol": protocol, **({"port": port} if port else {})}
-        for protocol, port in sorted(set(services), key=str)
-        if protocol == "esp" or (protocol in ("tcp", "udp") and port)
-    ]
+    wanted = sorted({one for one in services if one.can_be_opened}, key=str)
     known, chains = addresses(peers), _chains_by_owner(host, rules)
     if not wanted or not known or not chains or (direction == "out" and FIREWALLD in chains):
         return [NOBODY]  # what leaves a host is no matter of firewalld's zones
-    return [
+    steps = [
         step(
             "firewall_ports",
             host.name,
-            services=wanted,
+            services=[one.row for one in wanted if not one.answers or owner not in (FIREWALLD, UFW)],
             peers=known,
             direction=direction,
             chains=members,
@@ -162,6 +159,8 @@ def firewall_ports(
         )
         for owner, members in chains.items()
     ]
+    # firewalld and ufw accept established connections by themselves: who drops them there is another rule's matter.
+    return [one for one in steps if one.vars["firewall_ports_services"]] or [NOBODY]
 
 
 def forward_policy(host: Host, rules: t.Iterable[RuleRef], accepts: list[Facts]) -> list[Step]:

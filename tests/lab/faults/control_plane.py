@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from .changes import EngineStop, Iptables, NftTable
 from .model import ANY, Broken, Change, Expect, Fault, overlay_touching
 
@@ -18,13 +20,20 @@ ALL_DOWN = Broken("node", "$host", ANY, "every other node is down for $host")
 NODE_DOWN = Broken("node", ANY, "$host", "$host is down for the managers")
 
 
-def gossip(variant: str, summary: str, *changes: Change, out: bool = False) -> Fault:
+def gossip(
+    variant: str,
+    summary: str,
+    *changes: Change,
+    out: bool = False,
+    withdraws: Literal["", "others"] = "others",
+    pairs: tuple[Broken, ...] | None = None,
+) -> Fault:
     segments = ("host-filter-out" if out else "host-filter-in", "control-plane")
-    expect = Expect((GOSSIP,), segments, overlay_touching(), direction="out" if out else "in")
+    expect = Expect((GOSSIP,), segments, pairs or overlay_touching(), direction="out" if out else "in")
     # Whether the host itself withdraws is open: its own questions by TCP are still answered, and at OUTPUT a dropped
     # datagram is an error to its sender, which then suspects nobody.
     name = GOSSIP + (variant and f":{variant}")
-    return Fault(name, summary, changes, expect, settle=120, withdraws="others")
+    return Fault(name, summary, changes, expect, settle=120, withdraws=withdraws)
 
 
 def management(
@@ -65,6 +74,15 @@ NFT_MANAGEMENT = """\
     iifname "eth0" tcp dport { 2375, 2376, 2377 } counter reject with tcp reset
   }"""
 
+NO_ANSWERS = """\
+  chain input {
+    type filter hook input priority filter; policy drop;
+    iifname { "lo", "docker0", "docker_gwbridge" } accept
+    meta l4proto { icmp, ipv6-icmp } accept
+    tcp dport { 22, 2377, 7946, 8080 } accept
+    udp dport { 4789, 7946 } accept
+  }"""
+
 FAULTS = (
     gossip(
         "",
@@ -79,6 +97,13 @@ FAULTS = (
         Iptables("-p tcp -m multiport --ports 7946 -j DROP", chain="OUTPUT"),
         Iptables("-p udp -m multiport --ports 7946 -j DROP", chain="OUTPUT"),
         out=True,
+    ),
+    gossip(
+        "answers",
+        "an nft chain with policy drop accepts the Swarm's ports, and not what answers the host itself",
+        NftTable("inet", "guard", NO_ANSWERS),
+        withdraws="",
+        pairs=(NODE_DOWN,),
     ),
     management(
         "",

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from .changes import Command, Iptables, NftTable
-from .model import Broken, Change, Expect, Fault, overlay_between, overlay_touching
+from .model import ANY, Broken, Change, Expect, Fault, overlay_between, overlay_touching
 
 CAUSE = "data-udp-blocked-host-fw"
 TUNNEL = "-p udp --dport $tunnel"
@@ -20,10 +22,13 @@ def blocked(
     out: bool = False,
     pairs: tuple[Broken, ...] | None = None,
     host: str = "node2",
+    withdraws: Literal["", "others", "all"] = "",
+    settle: float = 60,
 ) -> Fault:
     segment, direction = ("host-filter-out", "out") if out else ("host-filter-in", "in")
     expect = Expect((CAUSE,), (segment,), pairs or overlay_touching(), direction=direction)
-    return Fault(CAUSE + (variant and f":{variant}"), summary, changes, expect, host)
+    name = CAUSE + (variant and f":{variant}")
+    return Fault(name, summary, changes, expect, host, settle=settle, withdraws=withdraws)
 
 
 def table(family: str, body: str) -> NftTable:
@@ -39,6 +44,13 @@ POLICY_DROP = """\
     meta l4proto ipv6-icmp accept
     tcp dport { 22, 2377, 7946, 8080 } accept
     udp dport 7946 accept
+  }"""
+BARE_POLICY = """\
+  chain input {
+    type filter hook input priority filter; policy drop;
+    iifname { "lo", "docker0", "docker_gwbridge" } accept
+    meta l4proto { icmp, ipv6-icmp } accept
+    tcp dport 22 accept
   }"""
 NO_COUNTER = """\
   chain late {
@@ -146,6 +158,14 @@ FAULTS = (
     ),
     blocked(
         "nft-policy", "a base chain with policy drop accepts everything but the tunnel port", table("inet", POLICY_DROP)
+    ),
+    blocked(
+        "bare-policy",
+        "a base chain with policy drop accepts echo and ssh, and not even what answers the host itself",
+        table("inet", BARE_POLICY),
+        pairs=(*overlay_touching(), Broken("node", ANY, "$host", "$host is down for the managers")),
+        withdraws="all",
+        settle=120,
     ),
     blocked("nft-set", "an nft set of ports holds the tunnel port", table("inet", PORT_SET)),
     blocked("nft-interval", "an nft interval set covers the tunnel port", table("ip", INTERVAL_SET)),

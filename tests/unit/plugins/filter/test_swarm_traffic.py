@@ -19,6 +19,7 @@ from ansible_collections.crosshost.doctor.plugins.filter.swarm_traffic import sw
 FACTS = Path(__file__).parents[3] / "fixtures/facts/swarm-20.10-3nodes"
 GOSSIP = [{"protocol": "tcp", "port": 7946}, {"protocol": "udp", "port": 7946}]
 TUNNEL = {"protocol": "udp", "port": 4789}
+ANSWERS = {"protocol": "tcp", "port": 7946, "answers": True}
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -28,13 +29,14 @@ def recorded(name: str) -> dict[str, Any]:
 
 def test_a_manager_knows_all_and_listens_for_workers() -> None:
     found = swarm_traffic(recorded("node1"))
-    assert found["services"] == [TUNNEL, *GOSSIP, {"protocol": "tcp", "port": 2377}]
+    assert found["services"] == [TUNNEL, *GOSSIP, {"protocol": "tcp", "port": 2377}, ANSWERS]
     assert found["peers"] == ["192.0.2.12", "192.0.2.13"]
 
 
-def test_a_worker_takes_no_management() -> None:
+def test_a_worker_takes_no_management_but_what_its_managers_answer() -> None:
     found = swarm_traffic(recorded("node3"))
-    assert found["services"] == [TUNNEL, *GOSSIP]
+    answers = {"protocol": "tcp", "port": 2377, "answers": True}
+    assert found["services"] == [TUNNEL, *GOSSIP, answers, ANSWERS]
     assert "192.0.2.11" in found["peers"]
     assert "192.0.2.13" not in found["peers"]
 
@@ -49,7 +51,7 @@ def test_the_ports_are_the_fleets_own() -> None:
     for manager in facts["swarm"]["managers"]:
         manager["addr"] = manager["addr"].replace(":2377", ":3377")
     ports = [row["port"] for row in swarm_traffic(facts)["services"]]
-    assert ports == [5789, 7946, 7946, 3377]
+    assert ports == [5789, 7946, 7946, 3377, 7946]
 
 
 def test_an_encrypted_network_needs_esp() -> None:

@@ -20,6 +20,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._accept_rule impo
 
 ACCEPT = {"name": "immediate", "dreg": -1, "verdict": "accept"}
 DROP = {"name": "immediate", "dreg": -1, "verdict": "drop"}
+ESTABLISHED = {"name": "match", "match": "conntrack", "rev": 3, "info": {"state": [["established"], False]}}
 _handles = itertools.count(10)
 
 
@@ -58,11 +59,11 @@ def jump(to: str) -> list[dict[str, Any]]:
     return [{"name": "counter"}, {"name": "immediate", "dreg": -1, "verdict": "jump", "chain": to}]
 
 
-def port(number: int, protocol: str = "udp") -> list[dict[str, Any]]:
+def port(number: int, protocol: str = "udp", offset: int = 2) -> list[dict[str, Any]]:
     return [
         {"name": "meta", "dreg": 0, "key": "l4proto"},
         {"name": "cmp", "sreg": 0, "op": "eq", "data": f"{PROTOCOLS[protocol]:02x}"},
-        {"name": "payload", "dreg": 0, "base": "transport", "offset": 2, "len": 2},
+        {"name": "payload", "dreg": 0, "base": "transport", "offset": offset, "len": 2},
         {"name": "cmp", "sreg": 0, "op": "eq", "data": f"{number:04x}"},
     ]
 
@@ -123,9 +124,11 @@ def encoded(found: dict[str, Any], place: dict[str, Any], group: Group, own: str
     for values, source in ((group.sources, True), (group.destinations, False)):
         exprs += end(found, place, values, source) if values else []
     if flow.port:
-        exprs += port(flow.port, str(flow.protocol))
+        exprs += port(flow.port, str(flow.protocol), 0 if flow.answers else 2)
     elif flow.protocol:
         exprs += port(0, flow.protocol)[:2]
+    if flow.answers:
+        exprs += [ESTABLISHED] if iptables_made else state(2)
     comment = [{"name": "match", "match": "comment", "rev": 0, "info": {"comment": "…"}}] if iptables_made else []
     return [*exprs, *comment, {"name": "counter"}, ACCEPT]
 
@@ -139,10 +142,13 @@ def legacy(flow: Flow) -> list[dict[str, Any]]:
         fixed["protocol"] = [PROTOCOLS[flow.protocol], False]
     exprs = [fixed]
     if flow.port:
-        info: dict[str, Any] = {"sport": [0, 65535, False], "dport": [flow.port, flow.port, False]}
+        info: dict[str, Any] = {"sport": [0, 65535, False], "dport": [0, 65535, False]}
+        info["sport" if flow.answers else "dport"] = [flow.port, flow.port, False]
         if flow.protocol == "tcp":
             info |= {"option": [0, False], "flags": [0, 0, False]}
         exprs.append({"name": "match", "match": flow.protocol, "rev": 0, "info": info})
+    if flow.answers:
+        exprs.append(ESTABLISHED)
     return [*exprs, {"name": "match", "match": "comment", "rev": 0, "info": {"comment": "…"}}, ACCEPT]
 
 

@@ -181,7 +181,8 @@ def ruleset() -> str:
 @pytest.mark.root
 @pytest.mark.parametrize("kind", list(SETUPS))
 def test_on_a_kernel_it_is_applied_found_again_and_undone(kind: str, tmp_path: Path) -> None:
-    offered = [TUNNEL, {"protocol": "tcp", "port": 7946}, {"protocol": "esp"}]
+    gossip = {"protocol": "tcp", "port": 7946}
+    offered = [TUNNEL, gossip, {**gossip, "answers": True}, {"protocol": "esp"}]
     first = services(offered, ["192.0.2.11", "192.0.2.12", "2001:db8::11"], "in")
     second = services(offered, ["192.0.2.12", "192.0.2.13"], "in")
     with namespace() as name, inside(f"/run/netns/{name}"):

@@ -18,7 +18,9 @@ from .accept_state import ACCEPT, DROP, chain, face, filter_of, jump, named_set,
 
 TUNNEL = Flow(4, "udp", 4789, "192.0.2.11", None, None, None)
 ROUTED = Flow(4, None, None, "10.1.0.0/16", None, "docker0", None)
+ANSWERS = Flow(4, "tcp", 7946, "192.0.2.11", None, None, None, True)
 PORT = port(4789)[:3]
+FLAGS = {"name": "payload", "dreg": 0, "base": "transport", "offset": 13, "len": 1}
 SOURCE = {"name": "payload", "dreg": 0, "base": "network", "offset": 12, "len": 4}
 RETURN = {"name": "immediate", "dreg": -1, "verdict": "return"}
 
@@ -116,6 +118,35 @@ def test_sets(elements: list[Any], options: dict[str, Any], matches: bool | None
         Rules(filter_of(sets=(made,))).sets, chain("input", "input"), row([*exprs, DROP]), Packet(TUNNEL, 4)
     )
     assert found[0] is matches
+
+
+def flags(mask: str, wanted: str) -> list[dict[str, Any]]:
+    masked = {"name": "bitwise", "dreg": 0, "sreg": 0, "len": 1, "op": "mask_xor", "mask": mask, "xor": "00"}
+    return [FLAGS, masked, {"name": "cmp", "sreg": 0, "op": "eq", "data": wanted}]
+
+
+@pytest.mark.parametrize(
+    ("exprs", "matches"),
+    [
+        (port(7946, "tcp", 0), True),
+        (port(7946, "udp", 0), False),
+        (port(7946, "tcp"), None),
+        (port(22, "tcp", 0), False),
+        (state(2), True),
+        (state(8), False),
+        (flags("17", "02"), False),  # fin, syn, rst, ack: a first packet
+        (flags("10", "10"), True),
+        (flags("01", "01"), None),
+        (xt("conntrack", {"state": [["related", "established"], False]}), True),
+        (xt("multiport", {"on": "src", "ranges": [[7000, 8000]], "invert": False}), True),
+        (xt("multiport", {"on": "dst", "ranges": [[7000, 8000]], "invert": False}), None),
+        (xt("tcp", {"sport": [7946, 7946, False], "dport": [0, 65535, False]}), True),
+        (xt("tcp", {"sport": [0, 65535, False], "dport": [7946, 7946, False]}), None),
+    ],
+)
+def test_what_a_rule_says_of_answers(exprs: list[dict[str, Any]], matches: bool | None) -> None:
+    found = evaluate({}, chain("input", "input"), row([*exprs, DROP]), Packet(ANSWERS, 4))
+    assert found == (matches, [] if matches is False else [("drop", None)])
 
 
 @pytest.mark.parametrize(

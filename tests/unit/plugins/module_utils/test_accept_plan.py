@@ -26,6 +26,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._accept_walk impo
 from .accept_state import ACCEPT, DROP, applied, chain, face, filter_of, iptables, jump, named_set, port, state
 
 TUNNEL = {"protocol": "udp", "port": 4789}
+ANSWERS = {"protocol": "tcp", "port": 7946, "answers": True}
 PEERS = ["192.0.2.11", "192.0.2.12", "2001:db8::11"]
 
 
@@ -53,6 +54,7 @@ offers = st.lists(
     st.one_of(
         st.fixed_dictionaries({"protocol": st.sampled_from(["udp", "tcp"]), "port": ports}),
         st.just({"protocol": "esp"}),
+        st.fixed_dictionaries({"protocol": st.just("tcp"), "port": ports, "answers": st.booleans()}),
     ),
     min_size=1,
     max_size=3,
@@ -271,6 +273,32 @@ def test_accepts_of_peers_that_are_gone_from_a_family_go_too() -> None:
     ]
 
 
+def test_answers_are_accepted_where_no_rule_admits_established_connections() -> None:
+    bare = chain("input", "input", [*port(22, "tcp"), ACCEPT], policy="drop")
+    usual = chain("late", "input", [*state(6), ACCEPT], policy="drop")
+    plan = planned(filter_of(bare, usual), services([ANSWERS], PEERS[:2], "in"))
+    assert [_accept_plan.lines(edit, edit.flows) for edit in plan.edits] == [
+        [
+            (
+                "ip saddr { 192.0.2.11, 192.0.2.12 } tcp sport 7946 ct state established counter accept "
+                'comment "crosshost.doctor: in tcp/7946 answers"'
+            )
+        ]
+    ]
+    assert places(plan) == ["nft guard input"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "priority", "known"),
+    [("prerouting", -300, False), ("prerouting", -200, False), ("prerouting", -150, True), ("ingress", 0, False)],
+)
+def test_before_connection_tracking_nothing_is_an_answer(hook: str, priority: int, known: bool) -> None:
+    early = chain("early", hook, [*port(7946, "tcp", 0), DROP], priority=priority)
+    plan = planned(filter_of(early), services([ANSWERS], PEERS[:2], "in"))
+    assert places(plan) == (["nft guard early"] if known else [])
+    assert ["before connection tracking" in found["words"] for found in plan.managed] == ([] if known else [True])
+
+
 # ---- hostile values
 
 
@@ -292,6 +320,7 @@ def test_accepts_of_peers_that_are_gone_from_a_family_go_too() -> None:
         ([{"protocol": "udp", "port": "4789 accept"}], PEERS, "needs a port"),
         ([{"protocol": "udp"}], PEERS, "needs a port"),
         ([{"protocol": "esp", "port": 1}], PEERS, "no ports"),
+        ([{**TUNNEL, "answers": True}], PEERS, "no connections"),
         ([{"protocol": "all", "port": 1}], PEERS, "none of"),
     ],
 )

@@ -23,7 +23,7 @@ from ansible_collections.crosshost.doctor.plugins.module_utils._accept_rule impo
     read_rule,
 )
 
-from .accept_state import ACCEPT, DROP, chain, encoded, filter_of, legacy, port, row
+from .accept_state import ACCEPT, DROP, chain, encoded, filter_of, legacy, port, row, state
 
 INPUT = Place("nft", "inet", "guard", "input")
 COMMENT = "crosshost.doctor: in udp/4789"
@@ -61,7 +61,8 @@ def test_iptables_gets_arguments_in_the_form_it_saves_them_in() -> None:
 
 @given(st.sampled_from(["in", "out"]), st.lists(st.sampled_from(PEERS), min_size=1, unique=True))
 def test_services_are_read_back(direction: str, peers: list[str]) -> None:
-    offered = [{"protocol": "udp", "port": 4789}, {"protocol": "tcp", "port": 2377}, {"protocol": "esp"}]
+    management = {"protocol": "tcp", "port": 2377}
+    offered = [{"protocol": "udp", "port": 4789}, management, {**management, "answers": True}, {"protocol": "esp"}]
     for item in services(offered, peers, direction):
         for family, made in (("inet", "nft"), ("ip", "iptables"), ("ip6", "iptables")):
             flows = [flow for flow in item.flows if family == "inet" or (flow.version == 4) == (family == "ip")]
@@ -96,7 +97,9 @@ def test_forwards_are_read_back(iif: str, oif: str | None, source: str | None, d
         [*port(4789)],
         [*port(4789), {"name": "log"}, ACCEPT],
         [*port(4789), ACCEPT, {"name": "counter"}],
-        [{"name": "ct", "dreg": 0, "key": "state"}, ACCEPT],
+        [*state(6), ACCEPT],
+        [*state(2), DROP],
+        [*port(4789, offset=0), ACCEPT],
         [*port(4789)[:3], {"name": "cmp", "sreg": 0, "op": "neq", "data": "12b5"}, ACCEPT],
         [*port(4789)[:3], {"name": "lookup", "sreg": 0, "set": "gone"}, ACCEPT],
         [{"name": "meta", "dreg": 0, "key": "iifname"}, {"name": "cmp", "sreg": 0, "op": "eq", "data": "6574"}, ACCEPT],

@@ -85,7 +85,7 @@ UNPRIVILEGED = """
     probes = [{"layer": "icmp", "address": a} for a in ("127.0.0.1", "::1")]
     probes += [{"layer": "tcp", "address": "127.0.0.1", "port": 9}, {"layer": "udp", "address": "127.0.0.1", "port": 9}]
     probes += [{"layer": "icmp", "address": net.SERVER}]
-    print(json.dumps(net.probe(*probes, timeout=1)))
+    print(json.dumps(net.probe(*probes, timeout=10)))
 """
 
 
