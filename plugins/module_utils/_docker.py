@@ -44,7 +44,8 @@ PID_FILES = ("/run/docker.pid", "/var/run/docker.pid")
 DAEMON_JSON = "/etc/docker/daemon.json"
 DATA_ROOT = "/var/lib/docker"
 CALL_SECONDS = 10.0
-FIRST_SECONDS = 5.0  # a daemon that hangs does so at the first question
+# A daemon that hangs does so at the first question; one on a busy machine answers the second time.
+FIRST_SECONDS = (5.0, 10.0)
 CONNECT_SECONDS = 3.0
 UNIT_PROPERTIES = ("ActiveState", "SubState", "UnitFileState", "Result", "ExecMainStatus", "NRestarts", "FragmentPath")
 EMPTY_ENGINE: dict[str, Any] = {
@@ -149,13 +150,19 @@ class Engine:
         self.deadline = deadline
         self.timeouts = 0
         self.error: str | None = None
+        self.silent = False
         self.client: Any = None
         self._not_found = docker.errors.NotFound
-        try:
-            self.client = docker.APIClient(base_url=f"unix://{path}", version="auto", timeout=FIRST_SECONDS)
-        except Exception as exc:  # the SDK lets exceptions of docker, requests and urllib3 through
-            self.error = f"{path}: no answer within {FIRST_SECONDS:g} s" if _timed_out(exc) else _reason(exc)
-            missing.append({"section": "engine", "what": path, "why": self.error})
+        for seconds in FIRST_SECONDS:
+            try:
+                self.client = docker.APIClient(base_url=f"unix://{path}", version="auto", timeout=seconds)
+                return
+            except Exception as exc:  # the SDK lets exceptions of docker, requests and urllib3 through
+                self.silent = _timed_out(exc)
+                self.error = f"no answer within {sum(FIRST_SECONDS):g} s" if self.silent else _reason(exc)
+            if not self.silent:
+                break
+        missing.append({"section": "engine", "what": path, "why": str(self.error)})
 
     def ask(self, section: str, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """The answer of one SDK method, or None."""

@@ -176,7 +176,7 @@ class Reading:
             return  # the socket accepts, and why the SDK is missing has been said
         client = Engine(docker, path, time.monotonic() + ENGINE_SECONDS, self.missing)
         if client.client is None:
-            engine.update(state="unknown", error=client.error)
+            engine.update(state="silent" if client.silent else "unknown", error=f"{path}: {client.error}")
             return
         try:
             info = complete_engine(engine, client)

@@ -175,8 +175,9 @@ ansible_facts:
                 persisted_sysctls: {net.ipv4.ip_forward: {value: "0", file: /etc/sysctl.d/90-hardening.conf}}
             engine:
               description:
-                - The engine. C(state) is V(running), V(down), V(absent) or V(unknown) (it does not answer, or its
-                  socket may not be opened), C(error) why, with the last error of the log.
+                - The engine. C(state) is V(running), V(down), V(silent) (it accepts connections and answers nothing),
+                  V(absent) or V(unknown) (its socket may not be opened, or what it answers is no use), C(error) why,
+                  with the last error of the log.
                 - C(daemon_config) holds the keys of daemon.json that shape networking, C(daemon_flags) the same keys as
                   dockerd's command line sets them, C(unit) what systemd says.
                 - C(kv) is the key-value store of C(cluster-store), null without one.

@@ -157,7 +157,7 @@ def _unknown(fleet: Fleet, name: str, places: list[tuple[Host, Facts]], host_nam
 def _why_no_containers(host: Host) -> str | None:
     """Why a host named no container, or None if it just has none."""
     state = host.facts.engine.get("state")
-    if state in ("down", "unknown"):
+    if state in ("down", "silent", "unknown"):
         return f"engine is {state}"
     rows: list[Facts] = host.facts.facts.get("missing") or []
     return next((row["why"] for row in rows if row.get("section") in ("containers", "engine", "library")), None)

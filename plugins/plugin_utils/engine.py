@@ -24,6 +24,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.run_folder import
 
 SCHEMA_VERSION = "1"
 PLAN_LABELS = ("first", "again")
+STANDING = ("paused", "restarting")  # states of containers that are meant to run, and do not
 NODES = 4  # of the Swarm that are named where nothing was asked of them
 
 # The first hop that no longer sees a packet lost in a segment, and the hop a reply misses.
@@ -115,7 +116,8 @@ def _verdict(case: Case, findings: list[Finding]) -> str:
     if WARNING in severities:
         return "degraded"
     tested = any(observation.verdict() != "untested" for observation in case.observations)
-    return "healthy" if tested and all(host.answered for host in case.fleet.hosts.values()) else "inconclusive"
+    asked = all(host.answered and host.facts.engine.get("state") != "unknown" for host in case.fleet.hosts.values())
+    return "healthy" if tested and asked else "inconclusive"
 
 
 def _host(host: Host) -> Facts:
@@ -124,7 +126,7 @@ def _host(host: Host) -> Facts:
     roles = []
     if host.facts.in_swarm:
         roles.append("swarm-manager" if host.facts.is_manager else "swarm-worker")
-    if engine.get("state") in ("running", "down"):
+    if engine.get("state") in ("running", "down", "silent"):
         roles.append("engine")
     return {
         "reachable": not host.unreachable,
@@ -161,6 +163,10 @@ def checks_skipped(case: Case) -> list[Facts]:
         if host.answered and engine.get("state") in ("absent", "unknown"):
             why = engine.get("error") or "no container engine was found"
             rows.append({"check": "engine", "host": host.name, "why": why})
+        for container in host.facts.facts.get("containers") or []:
+            if container.get("state") in STANDING:
+                why = f"it is {container['state']}: nothing was asked of it, and it answers nobody"
+                rows.append({"check": f"container {container['name']}", "host": host.name, "why": why})
         readings: list[t.Mapping[str, t.Any]] = [snapshot.facts for snapshot in host.snapshots.values()]
         for reading in [*readings, *host.probes.values()]:
             for missing in reading.get("missing") or []:

@@ -116,10 +116,16 @@ def start_engine(host: Host, timeout: float = 120.0) -> None:
         raise state.LabError(f"dockerd on {host.name} does not answer after {timeout:.0f} s{_log_end(host)}")
 
 
-def stop_engine(host: Host, number: int = signal.SIGTERM, timeout: float = 120.0) -> None:
-    """Signal dockerd and wait until it is gone; on a busy machine an orderly end takes more than half a minute."""
+def signal_engine(host: Host, number: int) -> str:
+    """Signal dockerd; its process id in the host's namespace."""
     pid = host.path("/run/docker.pid").read_text().strip()
     host.run(["kill", f"-{int(number)}", pid])
+    return pid
+
+
+def stop_engine(host: Host, number: int = signal.SIGTERM, timeout: float = 120.0) -> None:
+    """Signal dockerd and wait until it is gone; on a busy machine an orderly end takes more than half a minute."""
+    pid = signal_engine(host, number)
     if not state.wait_for(lambda: not host.path(f"/proc/{pid}").exists(), timeout, 0.1):
         raise state.LabError(
             f"dockerd on {host.name} survives signal {int(number)} for {timeout:.0f} s{_log_end(host)}"

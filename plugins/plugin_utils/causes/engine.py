@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The container engine itself: running or not."""
+"""The container engine itself: running, answering, or not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typing as t
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import (
     CONFIRMED,
     CRITICAL,
+    LIKELY,
     Case,
     Cause,
     Evidence,
@@ -24,10 +25,11 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observation
 
 
 def decide_down(case: Case) -> t.Iterator[Finding]:
-    """A host that has an engine which does not answer on its socket."""
+    """A host that has an engine whose socket nobody serves, or which accepts and never answers."""
     for host in case.fleet.answering:
         engine = host.facts.engine
-        if engine.get("state") != "down" or live_restore_refusal(host):
+        state = engine.get("state")
+        if state not in ("down", "silent") or live_restore_refusal(host):
             continue
         broken = [o for o in case.touching(host.name) if _needs_engine(case, o, host)]
         error = engine.get("error") or "its socket does not answer"
@@ -39,20 +41,36 @@ def decide_down(case: Case) -> t.Iterator[Finding]:
         yield Finding(
             cause="engine-down",
             severity=CRITICAL,
-            confidence=CONFIRMED,
+            confidence=CONFIRMED if state == "down" else LIKELY,
             hosts=[host.name],
             segment="engine",
-            summary=f"The container engine on {host.name} is not running ({error})",
+            summary=f"The container engine on {host.name} is not running ({error})"
+            if state == "down"
+            else f"The container engine on {host.name} hangs: it accepts connections and answers nothing ({error})",
             evidence=evidence,
             explains=pair_ids(broken),
-            remedies=[
-                Remedy(
-                    "cure",
-                    ("systemctl start docker", "journalctl -u docker -n 50   # why it stopped"),
-                    "Containers with a restart policy start again; nothing else changes.",
-                )
-            ],
+            remedies=[_start() if state == "down" else _restart()],
         )
+
+
+def _start() -> Remedy:
+    return Remedy(
+        "cure",
+        ("systemctl start docker", "journalctl -u docker -n 50   # why it stopped"),
+        "Containers with a restart policy start again; nothing else changes.",
+    )
+
+
+def _restart() -> Remedy:
+    return Remedy(
+        "cure",
+        (
+            "kill -USR1 $(pidof dockerd)   # writes where it hangs into a file that its log names",
+            "systemctl restart docker   # where that hangs too: systemctl kill -s KILL docker, then start",
+        ),
+        "Containers stop with the engine; killed, it leaves them running.",
+        disruptive=True,
+    )
 
 
 def _needs_engine(case: Case, observation: Observation, host: Host) -> bool:
@@ -87,10 +105,11 @@ def _node_state(case: Case, host: Host) -> list[Evidence]:
 CAUSES = [
     Cause(
         "engine-down",
-        "The container engine does not run",
+        "The container engine does not run, or hangs",
         "the engine's API socket, its last log lines, the node list of a manager",
-        "a host without any engine is not a fault; a node that a manager calls Down may have a running engine",
+        "a host without any engine is not a fault; a node that a manager calls Down may have a running engine; a busy "
+        "machine is asked twice",
         decide_down,
-        remedy="start the engine; its log's last error says why it stopped",
+        remedy="start the engine, or restart the one that hangs; its log's last error says why",
     ),
 ]

@@ -137,7 +137,7 @@ class HostFacts:
 
     @property
     def _engine_is_silent(self) -> bool:
-        return self.engine.get("state") in ("down", "unknown") and not self.swarm.get("state")
+        return self.engine.get("state") in ("down", "silent", "unknown") and not self.swarm.get("state")
 
     @property
     def networks(self) -> list[Facts]:

@@ -101,7 +101,7 @@ class Host:
     @property
     def has_engine(self) -> bool:
         """An engine that runs or should run, or nobody could tell."""
-        return self.facts.engine.get("state") in ("running", "down", "unknown")
+        return self.facts.engine.get("state") in ("running", "down", "silent", "unknown")
 
     @property
     def underlay_link(self) -> Facts | None:

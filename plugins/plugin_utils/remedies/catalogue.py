@@ -548,7 +548,10 @@ ROWS: dict[str, Row] = {
         "the host does not answer, or its engine says why",
     ),
     "engine-down": Row(
-        (_hand("journalctl -u docker -n 50   # why it stopped", "systemctl start docker"),),
+        (
+            _hand("journalctl -u docker -n 50   # why it stopped", "systemctl start docker"),
+            _hand("where it hangs: systemctl restart docker", disruptive=True),
+        ),
         "what stopped it has to be repaired first",
     ),
     "swarm-partitioned": Row(

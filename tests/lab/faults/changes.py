@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,17 @@ class EngineStop:
             # One on the overlay that the engine restarts before its Swarm is back finds no network, and stays down.
             if not state.wait_for(lambda name=name: engine.started(place.host, name), 90, 0.5):
                 raise state.LabError(f"{name} on {place.host.name} does not start again")
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineFreeze:
+    """dockerd stands still: its sockets accept, and nobody answers."""
+
+    def apply(self, place: Place) -> None:
+        engine.signal_engine(place.host, signal.SIGSTOP)
+
+    def undo(self, place: Place, saved: None) -> None:
+        engine.signal_engine(place.host, signal.SIGCONT)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .changes import EngineStop, Iptables, NftTable
+from .changes import EngineFreeze, EngineStop, Iptables, NftTable
 from .model import ANY, Broken, Change, Expect, Fault, overlay_touching
 
 GOSSIP = "gossip-7946-blocked"
@@ -138,5 +138,12 @@ FAULTS = (
         Broken("published", "outside", "$host", "published ports of $host"),
         Broken("egress-overlay", "$host", "outside", "containers of $host to the outside"),
         Broken("egress-bridge", "$host", "outside", "containers of $host to the outside"),
+    ),
+    Fault(
+        f"{ENGINE}:hangs",
+        "dockerd stands still (SIGSTOP): it accepts connections and answers nothing",
+        (EngineFreeze(),),
+        Expect((ENGINE,), ("engine",), (NODE_DOWN,)),
+        settle=120,
     ),
 )

@@ -162,12 +162,15 @@ def test_an_engine_that_hangs_is_asked_twice_at_most(place: str, monkeypatch: py
 
 
 def test_an_engine_that_hangs_from_the_beginning_is_an_error(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_docker, "FIRST_SECONDS", 0.3)
+    monkeypatch.setattr(_docker, "FIRST_SECONDS", (0.1, 0.2))
     missing: list[dict[str, str]] = []
-    with engine(place, {"/version": HANG}):
+    with engine(place, {"/version": HANG}) as asked:
         client = connect(place, missing)
     assert client.client is None
-    assert str(client.error).endswith("no answer within 0.3 s")
+    assert client.silent
+    assert client.error == "no answer within 0.3 s"
+    assert asked == ["/version", "/version"]
+    assert [row["why"] for row in missing] == ["no answer within 0.3 s"]
 
 
 def test_nothing_is_asked_when_the_time_is_over(place: str) -> None:

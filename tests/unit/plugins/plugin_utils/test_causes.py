@@ -12,7 +12,7 @@ import pytest
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.registry import decide_all
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.engine import checks_skipped
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.engine import _verdict, checks_skipped
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import HostFacts
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet, Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import observe
@@ -208,6 +208,29 @@ def test_an_engine_that_is_down_explains_its_silent_ports():
     assert len(case.findings[0].explains) == 2
 
 
+def test_an_engine_that_hangs_is_down_for_everybody():
+    """Its sockets accept, and so do its ports; nothing of it fails until what it knew is withdrawn."""
+    fleet = make_fleet(3)
+    facts = fleet.hosts["node2"].facts.facts
+    facts["engine"].update(state="silent", error="/run/docker.sock: no answer within 15 s")
+    facts["containers"].clear()
+    case = run_case(fleet)
+    (finding,) = case.findings
+    assert (finding.cause, finding.hosts, finding.severity) == ("engine-down", ["node2"], "critical")
+    assert "answers nothing (/run/docker.sock: no answer within 15 s)" in finding.summary
+    assert finding.remedies[0].disruptive
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"), [("running", "healthy"), ("absent", "healthy"), ("unknown", "inconclusive")]
+)
+def test_a_fleet_with_an_engine_that_could_not_be_asked_is_not_called_healthy(state: str, verdict: str):
+    fleet = make_fleet(3)
+    fleet.hosts["node2"].facts.facts["engine"]["state"] = state
+    case = run_case(fleet)
+    assert _verdict(case, [finding for finding in case.findings if finding.severity != "info"]) == verdict
+
+
 def test_a_service_that_listens_on_loopback_only():
     fleet = make_fleet(2)
     facts = fleet.hosts["node2"].facts
@@ -237,6 +260,14 @@ def test_a_host_without_facts_is_said_to_be_unchecked():
     case = run_case(fleet)
     assert case.findings == []
     assert {"check": "all checks", "host": "node9", "why": "Connection refused"} in checks_skipped(case)
+
+
+@pytest.mark.parametrize(("state", "told"), [("paused", True), ("restarting", True), ("exited", False)])
+def test_a_container_that_is_meant_to_run_and_does_not_is_said(state: str, told: bool):
+    fleet = make_fleet()
+    fleet.hosts["node2"].facts.facts["containers"][0]["state"] = state
+    rows = [row for row in checks_skipped(run_case(fleet)) if row["check"].startswith("container ")]
+    assert [(row["host"], state in row["why"]) for row in rows] == ([("node2", True)] if told else [])
 
 
 def test_facts_with_every_part_missing_never_raise():
