@@ -62,7 +62,7 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs impor
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.remedies import roles
 
 TUNNEL, GOSSIP, GOSSIP_UDP, MANAGEMENT, REACH = "tunnel", "gossip", "gossip-udp", "management", "reach"
-ASKED = "asked"  # answers of published ports, at the host that asks: told along with what else their rule drops
+ASKED = "asked"  # published ports, at the host that asks: told along with what else a rule drops there
 
 CAUSE_OF = {
     TUNNEL: "data-udp-blocked-host-fw",
@@ -185,10 +185,12 @@ def _evaluate(case: Case) -> list[Drop]:
     for observation in _published(case):
         for probe in observation.pair.probes:
             src, dst = (case.host(name) for name in observation.pair.hosts if name)
-            flow = Flow(ASKED, dst.name, src.name, "tcp", probe.port, reply=True)
-            if probe.layer == "tcp" and src.name in rulesets:
-                packet = _packet_at(case, flow, src.name, "in")
-                _record(found, src.name, "in", flow, path_fate(rulesets[src.name], packet, INBOUND))
+            question = Flow(ASKED, src.name, dst.name, "tcp", probe.port)
+            answer = Flow(ASKED, dst.name, src.name, "tcp", probe.port, reply=True)
+            for flow, direction, path in ((question, "out", OUTBOUND), (answer, "in", INBOUND)):
+                if probe.layer == "tcp" and src.name in rulesets:
+                    packet = _packet_at(case, flow, src.name, direction)
+                    _record(found, src.name, direction, flow, path_fate(rulesets[src.name], packet, path))
     return list(found.values())
 
 
@@ -233,7 +235,8 @@ def _pairs_of(case: Case, flow: Flow) -> list[Observation]:
     asked = case.host_pair(flow.dst, flow.src) if flow.reply else case.host_pair(flow.src, flow.dst)
     own = [asked] if asked is not None and _layer_failed(asked, flow) else []
     if flow.purpose == ASKED:
-        return [o for o in _published(case) if o.pair.hosts == (flow.dst, flow.src) and _layer_failed(o, flow)]
+        ends = (flow.dst, flow.src) if flow.reply else (flow.src, flow.dst)
+        return [o for o in _published(case) if o.pair.hosts == ends and _layer_failed(o, flow)]
     if flow.purpose == TUNNEL:
         return own + case.between(flow.src, flow.dst)
     if flow.purpose == GOSSIP:
@@ -384,8 +387,7 @@ def _finding(case: Case, members: list[Drop]) -> Finding:
     first = min(members, key=lambda drop: ORDER.index(drop.purpose))
     broken = list({o.pair.id: o for drop in members for o in victims(case, drop)}.values())
     moves = [_moved(case, drop) for drop in members]
-    carried = [flow for drop in members for flow in drop.flows if flow.purpose != REACH]
-    ports = ", ".join(sorted({flow.service.words for flow in carried}))
+    ports = ", ".join(sorted({flow.service.words for drop in members for flow in _needed(case, drop)}))
     peers = sorted({peer for drop in members for peer in drop.peers})
     where = "arriving from" if first.direction == "in" else "leaving for"
     more = f" and {len(members) - 1} more" if len(members) > 1 else ""
@@ -479,10 +481,19 @@ def _remedies(case: Case, members: list[Drop]) -> list[Remedy]:
     first = members[0]
     host = case.host(first.host)
     rules = {rule.ref: rule for drop in members for rule in (drop.rule, *drop.also.values())}
-    carried = {flow.service for drop in members for flow in drop.flows if flow.purpose != REACH}
+    carried = {flow.service for drop in members for flow in _needed(case, drop)}
     peers = [*roles.peers_of(case, host.name), *(case.host(name).underlay_ip for d in members for name in d.peers)]
     steps = roles.firewall_ports(host, rules.values(), first.direction, carried, peers)
     return [_remedy(step, _opening(case, members)) for step in steps]
+
+
+def _needed(case: Case, drop: Drop) -> list[Flow]:
+    """What has to pass: all that the Swarm lives on, and of what else the host asks what fails."""
+    return [
+        flow
+        for flow in drop.flows
+        if flow.purpose in CAUSE_OF or (flow.purpose == ASKED and any(o.broken for o in _pairs_of(case, flow)))
+    ]
 
 
 def _remedy(step: roles.Step, manual: list[str]) -> Remedy:
@@ -499,8 +510,8 @@ def _opening(case: Case, members: list[Drop]) -> list[str]:
     lines = []
     for drop in members:
         peers = [case.host(name).underlay_ip or name for name in drop.peers]
-        needed = [flow for flow in drop.flows if flow.purpose != REACH] or drop.flows
-        services = sorted({flow.service for flow in needed if flow.port}, key=lambda one: (one.answers, one))
+        dropped = _needed(case, drop) or drop.flows
+        services = sorted({flow.service for flow in dropped if flow.port}, key=lambda one: (one.answers, one))
         owner = owner_of(drop.rule, case.host(drop.host))
         lines += opening(drop.rule, owner, drop.host, drop.direction, peers, services)
     return list(dict.fromkeys(lines))

@@ -210,13 +210,16 @@ def knock(case: Case, observation: Observation, protocol: str, port: int | None)
     host = case.fleet.hosts.get(pair.dst.host or "")
     if host is None or host.underlay_ip is None or not _nic(host):
         return None
-    src, iif = pair.src.ip, _nic(host)
-    if pair.src.host == host.name:
+    source = case.fleet.hosts.get(pair.src.host or "")
+    src, iif, own = pair.src.ip, _nic(host), source.facts.root if source is not None and source.answered else None
+    if source is host:
         end = attachment(host.facts, pair.src.container_id)
         src, iif = (end.ip if end else None), gateway_bridge(host.facts, pair.src.container_id) or ""
+        own = end.namespace if end else None
     if src is None or not iif:
         return None
-    return shape(protocol, src, host.underlay_ip, port, iif=iif, src_type="unicast", dst_type="local")
+    sport = own.ephemeral_port if own is not None and protocol == "tcp" else None
+    return shape(protocol, src, host.underlay_ip, port, sport=sport, iif=iif, src_type="unicast", dst_type="local")
 
 
 def holder(facts: HostFacts, ip: str) -> str | None:
@@ -240,7 +243,7 @@ def _published(case: Case, observation: Observation, protocol: str, port: int | 
         leaving = replace(arriving, iif="", oif=_nic(source), src_type="local", dst_type="unicast")
         found.append(Crossing(source, source.facts.root, "host-filter-out", leaving, OUTBOUND))
         answer = shape(protocol, host.underlay_ip or "", arriving.src or "", port, True, iif=_nic(source), oif="")
-        answer = replace(answer, dport=source.facts.root.ephemeral_port, src_type="unicast", dst_type="local")
+        answer = replace(answer, dport=arriving.sport, src_type="unicast", dst_type="local")
         last.append(Crossing(source, source.facts.root, "host-filter-in", answer, INBOUND))
     elif source is host:
         own = attachment(host.facts, pair.src.container_id)

@@ -117,6 +117,13 @@ OUTPUT_POLICY = """\
     meta l4proto { tcp, icmp, ipv6-icmp } accept
     udp dport { 53, 7946 } accept
   }"""
+BARE_OUTPUT = """\
+  chain output {
+    type filter hook output priority filter; policy drop;
+    oifname { "lo", "docker0", "docker_gwbridge" } accept
+    meta l4proto { icmp, ipv6-icmp } accept
+    tcp sport 22 accept
+  }"""
 CT_NEW = """\
   chain input {
     type filter hook input priority filter; policy accept;
@@ -202,6 +209,15 @@ FAULTS = (
         "an nft chain at hook output with policy drop forgets the tunnel port",
         table("inet", OUTPUT_POLICY),
         out=True,
+    ),
+    blocked(
+        "bare-output",
+        "an nft chain at hook output with policy drop accepts echo and what answers ssh",
+        table("inet", BARE_OUTPUT),
+        out=True,
+        pairs=(*overlay_touching(), Broken("node", ANY, "$host", "$host is down for the managers")),
+        withdraws="all",
+        settle=120,
     ),
     blocked(
         "postrouting", "an nft chain at hook postrouting drops the tunnel port", table("inet", POSTROUTING), out=True

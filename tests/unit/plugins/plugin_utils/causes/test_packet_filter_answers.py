@@ -11,9 +11,10 @@ import typing as t
 import pytest
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case, Finding
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Pair
 from tests.unit.made_fleet import run_case
-from tests.unit.plugins.plugin_utils.causes.docker_fleet import docker_fleet, iptables, loud, port, rules, states
+from tests.unit.plugins.plugin_utils.causes.docker_fleet import docker_fleet, ip, iptables, loud, port, rules, states
 from tests.unit.plugins.plugin_utils.filter_eval.rulesets import ACCEPT
 
 SSH = [port(22), ACCEPT]
@@ -23,11 +24,17 @@ SWARM = [[port(number), ACCEPT] for number in (2377, 7946)] + [
 ESTABLISHED = [states("established", "related"), ACCEPT]
 
 
-def cut_off(*accepts: t.Any, lost: t.Callable[[Pair, str], str | None]) -> Case:
-    """node2 with a policy of drop and these accepts."""
+def asking_fleet() -> Fleet:
+    """Whose hosts' own connections come from known ports."""
     fleet = docker_fleet()
     for host in fleet.hosts.values():
         host.facts.root.facts["sysctls"]["net.ipv4.ip_local_port_range"] = "32768 60999"
+    return fleet
+
+
+def cut_off(*accepts: t.Any, lost: t.Callable[[Pair, str], str | None]) -> Case:
+    """node2 with a policy of drop and these accepts."""
+    fleet = asking_fleet()
     rules(fleet).append(iptables("INPUT", *accepts, hook="input", policy="drop"))
     return run_case(fleet, lost)
 
@@ -62,6 +69,18 @@ def test_ssh_alone():
     # What nobody needs is not opened.
     assert not [row for row in services if row["port"] == 22]
     assert not [line for line in finding.remedies[0].manual if "22" in line.partition("(")[0]]
+
+
+def test_what_leaves_is_told_along_with_the_tunnel_too():
+    fleet = asking_fleet()
+    ssh = [ip(protocol=6), port(22, "sport"), ACCEPT]
+    rules(fleet).append(iptables("OUTPUT", ssh, hook="output", policy="drop"))
+    case = run_case(fleet, everything)
+    finding = only(case, "data-udp-blocked-host-fw")
+    assert loud(case) == [("data-udp-blocked-host-fw", ["node2"], "critical")]
+    assert finding.direction == "out"
+    assert {"node2>node1:8080", "node2>node1"} <= set(finding.explains)
+    assert {"protocol": "tcp", "port": 8080} in finding.remedies[0].vars["firewall_ports_services"]
 
 
 def test_the_swarms_ports_without_their_answers():
