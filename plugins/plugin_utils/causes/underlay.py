@@ -39,9 +39,10 @@ def decide_unreachable(case: Case) -> t.Iterator[Finding]:
         for name in _ends(observation):
             fault = _own_fault(case, case.host(name), observation)
             if fault is not None and observation in remaining:
-                same = [o for o in remaining if _same_fault(case, name, o, fault)]
-                remaining = [o for o in remaining if o not in same]
-                yield _finding(case, frozenset({name}), same, [fault], CONFIRMED)
+                same = {o.pair.id: (o, found) for o in remaining if (found := _same_fault(case, name, o, fault))}
+                remaining = [o for o in remaining if o.pair.id not in same]
+                evidence = list(dict.fromkeys(found for _o, found in same.values()))
+                yield _finding(case, frozenset({name}), [o for o, _found in same.values()], evidence, CONFIRMED)
     working = [_ends(o) for o in case.host_pairs if o.reached]
     for place in culprits([_ends(o) for o in remaining], working):
         pairs = [o for o in remaining if place <= set(_ends(o))]
@@ -53,8 +54,10 @@ def _ends(observation: Observation) -> tuple[str, str]:
     return str(src), str(dst)
 
 
-def _same_fault(case: Case, name: str, observation: Observation, fault: Evidence) -> bool:
-    return name in _ends(observation) and _own_fault(case, case.host(name), observation) == fault
+def _same_fault(case: Case, name: str, observation: Observation, fault: Evidence) -> Evidence | None:
+    """What the host says about another pair, where it is the same: no route to one peer, none to another."""
+    found = _own_fault(case, case.host(name), observation) if name in _ends(observation) else None
+    return found if found is not None and found.observed == fault.observed else None
 
 
 def _own_fault(case: Case, host: Host, observation: Observation) -> Evidence | None:
@@ -69,11 +72,18 @@ def _own_fault(case: Case, host: Host, observation: Observation) -> Evidence | N
         return None
     route = lookup(host, target)
     if route is None:
-        return Evidence(host.name, f"routes to {target}", "no route", "a route to the peer", f"ip route get {target}")
+        words = f"no route, and its own address {host.underlay_ip} is on no interface" if _is_bare(host) else "no route"
+        check = "ip -br address" if _is_bare(host) else f"ip route get {target}"
+        return Evidence(host.name, f"routes to {target}", words, "a route to the peer", check)
     if route.get("type") in DEAD_ROUTES:
         words = f"{route['type']} {route['dst']}"
         return Evidence(host.name, f"routes to {target}", words, "a route to the peer", f"ip route get {target}")
     return _dead_gateway(case, host, route, target)
+
+
+def _is_bare(host: Host) -> bool:
+    """The address by which the others know the host is on none of its interfaces."""
+    return host.underlay_ip is not None and host.underlay_ip not in {row["ip"] for row in host.facts.root.addresses}
 
 
 def _dead_gateway(case: Case, host: Host, route: Facts, target: str) -> Evidence | None:
@@ -136,9 +146,12 @@ def _finding(
     peers = sorted({end for o in pairs for end in _ends(o)} - place) or names
     sample = pairs[0]
     results = ", ".join(f"{key} {sample.results[key]['status']}" for key in sample.failed_layers())
-    explained = [o for o in case.broken if _crosses(o, pairs) or _leaves(case, o, place)]
+    explained = [
+        o for o in case.broken if _crosses(o, pairs) or _leaves(case, o, place) or _asks_itself(case, o, place)
+    ]
     where = f"{names[0]} and {', '.join(peers)}" if len(names) == 1 else " and ".join(names)
-    because = f": {evidence[0].source} {evidence[0].observed}" if evidence else ""
+    more = f" and {len(evidence) - 1} more" if confidence == CONFIRMED and len(evidence) > 1 else ""
+    because = f": {evidence[0].source}{more} {evidence[0].observed}" if evidence else ""
     return Finding(
         cause="underlay-unreachable",
         severity=CRITICAL,
@@ -147,7 +160,7 @@ def _finding(
         segment="underlay",
         summary=f"Nothing passes between {where} on the underlay{because}",
         evidence=[
-            *evidence,
+            *evidence[:4],
             Evidence(
                 sample.pair.src.host,
                 f"probes {sample.pair.id}",
@@ -193,6 +206,12 @@ def _leaves(case: Case, observation: Observation, place: frozenset[str]) -> bool
     src, dst = observation.pair.hosts
     cut_off = not any(src in _ends(o) and o.reached for o in case.host_pairs)
     return len(place) == 1 and src in place and dst is None and cut_off
+
+
+def _asks_itself(case: Case, observation: Observation, place: frozenset[str]) -> bool:
+    """A container asks its own host by an address that the host has lost."""
+    src, dst = observation.pair.hosts
+    return place == {src} and src == dst and observation.pair.kind == "hairpin" and _is_bare(case.host(str(src)))
 
 
 def _crosses(observation: Observation, dead: list[Observation]) -> bool:

@@ -263,6 +263,23 @@ class EngineStop:
 
 
 @dataclasses.dataclass(frozen=True)
+class AddressLost:
+    """The host's IPv4 address is gone from an interface, and the routes by it with it."""
+
+    interface: str
+
+    def apply(self, place: Place) -> list[str]:
+        listed = place.run("host", ["ip", "-4", "route", "show", "dev", self.interface])
+        place.run("host", ["ip", "address", "del", "$address/24", "dev", self.interface])
+        return [line for line in listed.stdout.splitlines() if line.startswith("default")]
+
+    def undo(self, place: Place, saved: list[str]) -> None:
+        place.run("host", ["ip", "address", "add", "$address/24", "dev", self.interface])
+        for line in saved:
+            place.run("host", ["ip", "route", "add", *line.split(), "dev", self.interface])
+
+
+@dataclasses.dataclass(frozen=True)
 class EngineFreeze:
     """dockerd stands still: its sockets accept, and nobody answers."""
 

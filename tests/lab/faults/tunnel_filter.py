@@ -216,7 +216,7 @@ FAULTS = (
         table("inet", BARE_OUTPUT),
         out=True,
         pairs=(*overlay_touching(), Broken("node", ANY, "$host", "$host is down for the managers")),
-        withdraws="all",
+        withdraws="others",
         settle=120,
     ),
     blocked(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .changes import Command, LinkDown, NftTable
+from .changes import AddressLost, Command, LinkDown, NftTable
 from .model import ANY, Broken, Change, Expect, Fault, overlay_between, overlay_touching
 
 UNREACHABLE = "underlay-unreachable"
@@ -76,6 +76,7 @@ SILENCE = """\
 
 FAULTS = (
     cut_off("", "eth0 is down on the host", LinkDown("eth0"), "others"),
+    cut_off(":address", "the host has lost its address, and all routes with it", AddressLost("eth0"), "others"),
     cut_off(":port", "the host's port on the switch is down: its NIC has no carrier", LinkDown("$port", "fabric")),
     cut_off(
         ":silence",

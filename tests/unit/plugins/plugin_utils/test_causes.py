@@ -148,6 +148,22 @@ def test_a_link_that_is_down_is_named():
     assert "administratively down" in finding.evidence[0].observed
 
 
+@pytest.mark.parametrize("address_too", [False, True])
+def test_a_host_without_routes_is_one_fault(address_too: bool):
+    fleet = make_fleet(4)
+    root = fleet.hosts["node2"].facts.root.facts
+    root["routes"] = [{"family": 4, "table": 254, "dst": "172.17.0.0/16", "oif": 3, "type": "unicast"}]
+    if address_too:
+        root["addresses"] = [row for row in root["addresses"] if row["ip"] != address(2)]
+    case = run_case(fleet, lambda p, k: "timeout" if "node2" in p.hosts and not k.startswith("udp") else None)
+    assert [(f.cause, f.hosts, f.confidence) for f in case.findings] == [
+        ("underlay-unreachable", ["node2"], "confirmed"),
+    ]
+    assert {o.pair.id for o in case.broken} == set(case.findings[0].explains)
+    words = f"no route, and its own address {address(2)} is on no interface" if address_too else "no route"
+    assert case.findings[0].summary.endswith(f"routes to {address(1)} and 2 more {words}")
+
+
 def test_a_wrong_forwarding_entry_is_found_where_it_is():
     fleet = make_fleet(3)
     overlay = fleet.hosts["node1"].facts.overlay_namespace("net1")
