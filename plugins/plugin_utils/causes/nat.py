@@ -404,7 +404,7 @@ def _routed_back(case: Case, host: Host, observation: Observation) -> bool:
     """The one asked has a route to the container through its host: no translation is needed, by design."""
     peer = case.fleet.hosts.get(observation.pair.dst.host or "")
     end = routed.attachment(host.facts, observation.pair.src.container_id)
-    route = lookup(peer, end.ip) if peer is not None and peer.answered and end else None
+    route = lookup(peer.facts.root, end.ip) if peer is not None and peer.answered and end else None
     return bool(route and route.get("gateway") and route["gateway"] == host.underlay_ip)
 
 

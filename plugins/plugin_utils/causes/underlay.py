@@ -23,10 +23,14 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base impor
     culprits,
     pair_ids,
 )
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas import protocol_counter, rise
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import Namespace
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.ways import routed
 
 UNRESOLVED = {"failed", "incomplete"}
+BLOCKING = ("XfrmOutPolBlock", "XfrmInPolBlock")  # proc.rst of the kernel's xfrm documentation
 DEAD_ROUTES = ("blackhole", "unreachable", "prohibit", "throw")
 
 
@@ -70,7 +74,11 @@ def _own_fault(case: Case, host: Host, observation: Observation) -> Evidence | N
     target = case.host(peer).underlay_ip
     if target is None:
         return None
-    route = lookup(host, target)
+    rule, ended = routed(host.facts.root, target) or ({}, {})
+    if rule.get("action") in DEAD_ROUTES:
+        words = f"{ended['type']} {ended['dst']}, by policy rule {rule['priority']}"
+        return Evidence(host.name, f"routes to {target}", words, "a route to the peer", "ip rule show")
+    route = lookup(host.facts.root, target)
     if route is None:
         words = f"no route, and its own address {host.underlay_ip} is on no interface" if _is_bare(host) else "no route"
         check = "ip -br address" if _is_bare(host) else f"ip route get {target}"
@@ -78,7 +86,16 @@ def _own_fault(case: Case, host: Host, observation: Observation) -> Evidence | N
     if route.get("type") in DEAD_ROUTES:
         words = f"{route['type']} {route['dst']}"
         return Evidence(host.name, f"routes to {target}", words, "a route to the peer", f"ip route get {target}")
-    return _dead_gateway(case, host, route, target)
+    return _dead_gateway(case, host, route, target) or _xfrm_block(host)
+
+
+def _xfrm_block(host: Host) -> Evidence | None:
+    """Policies of IPsec that block, by the counters that rise with the probes alone."""
+    for counter in BLOCKING:
+        moved = rise(host, host.facts.root.key, protocol_counter("xfrm", counter))
+        if moved is not None and moved.tied:
+            return Evidence(host.name, f"/proc/net/xfrm_stat {counter}", str(moved), "no rise", "ip xfrm policy")
+    return None
 
 
 def _is_bare(host: Host) -> bool:
@@ -103,10 +120,10 @@ def _dead_gateway(case: Case, host: Host, route: Facts, target: str) -> Evidence
     )
 
 
-def lookup(host: Host, ip: str) -> Facts | None:
+def lookup(namespace: Namespace, ip: str) -> Facts | None:
     """The route of the main (or local) table that the longest prefix selects. Policy rules are not followed."""
     address = ipaddress.ip_address(ip)
-    routes = host.facts.root.facts.get("routes") or []
+    routes = namespace.facts.get("routes") or []
     if not routes:
         return {}
     best: tuple[int, int, Facts] | None = None

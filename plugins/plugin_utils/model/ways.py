@@ -84,8 +84,14 @@ def first_address(root: Namespace, index: int, near: str) -> str | None:
     return primary[0]["ip"] if primary else None
 
 
+ENDS = ("blackhole", "unreachable", "prohibit")
+
+
 def routed(root: Namespace, dst: str) -> tuple[Facts, Facts] | None:
-    """The policy rule and the route that a packet of the host itself takes, without marks, as the tables say."""
+    """The policy rule and the route that a packet of the namespace itself takes, without marks, as the tables say.
+
+    A rule that ends the packet is told as a route of its kind (blackhole, unreachable, prohibit) to what it is for.
+    """
     try:
         address = ipaddress.ip_address(dst)
     except ValueError:
@@ -93,7 +99,10 @@ def routed(root: Namespace, dst: str) -> tuple[Facts, Facts] | None:
     main: Facts = {"priority": 32766, "table": 254, "action": "lookup"}
     rules = [rule for rule in root.facts.get("rules") or [] if rule.get("family") == address.version] or [main]
     for rule in sorted(rules, key=lambda rule: rule.get("priority") or 0):
-        if rule.get("action", "lookup") != "lookup" or not _applies(rule, address):
+        action = rule.get("action", "lookup")
+        if action in ENDS and _applies(rule, address):
+            return rule, {"type": action, "dst": rule.get("dst") or "default", "family": address.version}
+        if action != "lookup" or not _applies(rule, address):
             continue
         route = _longest(root, address, rule.get("table") or 254)
         if route is None or route.get("type") == "throw":

@@ -15,7 +15,7 @@ from pyroute2 import IPRoute
 from .. import engine
 from ..network import inside, netlink
 from .changes import Command, Iptables, LinkDown, attributes
-from .model import Broken, Change, Expect, Fault, Place, egress, published
+from .model import Broken, Change, Expect, Fault, Place, egress, overlay_touching, published
 
 BRIDGE = "bridge-down"
 DROPS = "veth-drops"
@@ -180,6 +180,12 @@ FAULTS = (
         "an overlay container's default route leads into the overlay instead of to docker_gwbridge",
         (ContainerRoute("10.0.1.1", "app-$host"),),
         Expect((ROUTE,), ("container",), (egress("egress-overlay"),), direction="out"),
+    ),
+    Fault(
+        f"{ROUTE}:peers",
+        "a blackhole route in an overlay container covers its peers",
+        (InContainer("ip route add blackhole 10.0.1.0/25", "ip route del blackhole 10.0.1.0/25", "app-$host"),),
+        Expect((ROUTE,), ("container",), overlay_touching(), direction="out"),
     ),
     Fault(
         IPV6,

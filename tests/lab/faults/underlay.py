@@ -38,7 +38,10 @@ def cut_off(variant: str, summary: str, change: Change, withdraws: Literal["othe
 
 def no_route(variant: str, summary: str, kind: str) -> Fault:
     route = f"{kind} $peer_address/32"
-    change = Command(f"ip route add {route}", f"ip route del {route}")
+    return one_peer(variant, summary, Command(f"ip route add {route}", f"ip route del {route}"))
+
+
+def one_peer(variant: str, summary: str, change: Change) -> Fault:
     return Fault(
         UNREACHABLE + variant, summary, (change,), Expect((UNREACHABLE,), ("underlay", "host-stack"), ONE_PEER)
     )
@@ -86,6 +89,21 @@ FAULTS = (
     no_route(":blackhole", "a blackhole route to a peer", "blackhole"),
     no_route(":unreachable", "an unreachable route to a peer", "unreachable"),
     no_route(":wrong-gateway", "a route to a peer through an address nobody has", "via 192.0.2.250"),
+    one_peer(
+        ":policy-rule",
+        "a policy rule prohibits what is for a peer",
+        Command(
+            "ip rule add to $peer_address prohibit priority 100", "ip rule del to $peer_address prohibit priority 100"
+        ),
+    ),
+    one_peer(
+        ":ipsec",
+        "an IPsec policy blocks what is for a peer",
+        Command(
+            "ip xfrm policy add src $address dst $peer_address dir out action block",
+            "ip xfrm policy delete src $address dst $peer_address dir out",
+        ),
+    ),
     lost("", "the fabric drops the tunnel port, both ways", BOTH_WAYS, overlay_touching(), direction="both"),
     lost(
         ":in",
