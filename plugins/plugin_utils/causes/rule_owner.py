@@ -136,17 +136,17 @@ def _iptables(rule: RuleRef) -> str | None:
 def accepting(policy: RuleRef, packet: Packet, inside: str = "") -> str:
     """The command that lets such packets pass a chain whose policy drops them: at its end, where no rule is before."""
     arrives = policy.hook.rpartition(":")[2] in ("ingress", "prerouting", "input")
-    face = packet.iif if arrives else packet.oif
+    face = packet.iif if arrives else packet.oif  # none where it is not known
     answer = packet.ct_state == ("established",)
     if tool := _iptables(policy):
-        match = f"{'-i' if arrives else '-o'} {face} -p {packet.protocol}"
-        match += f" --dport {packet.dport}" if packet.dport else ""
-        match = "-m conntrack --ctstate ESTABLISHED,RELATED" if answer else match
-        return f"{inside}{tool} -t {policy.table} -A {policy.chain} {match} -j ACCEPT"
-    match = f"{'iifname' if arrives else 'oifname'} {face} "
-    match += f"{packet.protocol} dport {packet.dport}" if packet.dport else f"meta l4proto {packet.protocol}"
-    match = "ct state established,related" if answer else match
-    return f"{inside}nft add rule {policy.family} {policy.table} {policy.chain} {match} accept"
+        words = [f"{'-i' if arrives else '-o'} {face}"] if face else []
+        words += [f"-p {packet.protocol}", *([f"--dport {packet.dport}"] if packet.dport else [])]
+        words = ["-m conntrack --ctstate ESTABLISHED,RELATED"] if answer else words
+        return f"{inside}{tool} -t {policy.table} -A {policy.chain} {' '.join(words)} -j ACCEPT"
+    words = [f"{'iifname' if arrives else 'oifname'} {face}"] if face else []
+    words += [f"{packet.protocol} dport {packet.dport}" if packet.dport else f"meta l4proto {packet.protocol}"]
+    words = ["ct state established,related"] if answer else words
+    return f"{inside}nft add rule {policy.family} {policy.table} {policy.chain} {' '.join(words)} accept"
 
 
 class Service(t.NamedTuple):

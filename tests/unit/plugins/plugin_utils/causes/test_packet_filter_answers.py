@@ -11,11 +11,14 @@ import typing as t
 import pytest
 
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.base import Case, Finding
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.causes.rule_owner import accepting
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval import Packet
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.filter_eval.walk import ref_of
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Fleet
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.pairs import Pair
 from tests.unit.made_fleet import run_case
 from tests.unit.plugins.plugin_utils.causes.docker_fleet import docker_fleet, ip, iptables, loud, port, rules, states
-from tests.unit.plugins.plugin_utils.filter_eval.rulesets import ACCEPT
+from tests.unit.plugins.plugin_utils.filter_eval.rulesets import ACCEPT, chain
 
 SSH = [port(22), ACCEPT]
 SWARM = [[port(number), ACCEPT] for number in (2377, 7946)] + [
@@ -112,3 +115,25 @@ def test_what_answers_other_ports_is_a_matter_of_the_published_ports():
 def test_a_filter_that_lets_answers_in_is_not_blamed(accept: t.Any):
     case = cut_off(SSH, *SWARM, accept, lost=asked_by_node2)
     assert not [finding for finding in case.findings if finding.segment.startswith("host-filter")]
+
+
+@pytest.mark.parametrize(
+    ("family", "table", "hook", "faces", "words"),
+    [
+        (
+            "ip",
+            "filter",
+            "input",
+            {"iif": "docker0"},
+            "iptables -t filter -A CHAIN -i docker0 -p tcp --dport 80 -j ACCEPT",
+        ),
+        ("ip6", "filter", "output", {"oif": "br1"}, "ip6tables -t filter -A CHAIN -o br1 -p tcp --dport 80 -j ACCEPT"),
+        ("inet", "guard", "output", {"oif": "br1"}, "nft add rule inet guard CHAIN oifname br1 tcp dport 80 accept"),
+        ("bridge", "guard", "bridge:input", {}, "nft add rule bridge guard CHAIN tcp dport 80 accept"),
+        ("ip", "filter", "input", {}, "iptables -t filter -A CHAIN -p tcp --dport 80 -j ACCEPT"),
+    ],
+)
+def test_the_advice_names_an_interface_only_where_it_is_known(family, table, hook, faces, words):
+    made = {**chain("CHAIN", family=family, table=table, hook=hook.rpartition(":")[2], policy="drop")}
+    policy = ref_of(made, made, None, hook, "drop")
+    assert accepting(policy, Packet(protocol="tcp", dport=80, ct_state=("new",), **faces)) == words
