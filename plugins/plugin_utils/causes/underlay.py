@@ -27,11 +27,11 @@ from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.deltas impo
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.facts import Namespace
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.fleet import Host
 from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.observations import Observation
-from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.ways import routed
+from ansible_collections.crosshost.doctor.plugins.plugin_utils.model.ways import ENDS, routed
 
 UNRESOLVED = {"failed", "incomplete"}
 BLOCKING = ("XfrmOutPolBlock", "XfrmInPolBlock")  # proc.rst of the kernel's xfrm documentation
-DEAD_ROUTES = ("blackhole", "unreachable", "prohibit", "throw")
+DEAD_ROUTES = (*ENDS, "throw")
 
 
 def decide_unreachable(case: Case) -> t.Iterator[Finding]:
